@@ -1,0 +1,1 @@
+//! Typed client of Sluice, and the sluice command.

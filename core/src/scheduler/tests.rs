@@ -1,0 +1,120 @@
+use super::*;
+use crate::{ModelIndex, Operation};
+
+const CONFIG: SchedulerConfig = SchedulerConfig {
+    batch_tokens_max: 100,
+    batch_sequences_max: 4,
+    in_flight_batches_max: 1,
+    queued_units_max: 16,
+    look_ahead_requests_max: 2,
+};
+
+fn at(ms: u64) -> Time {
+    Time::from_origin(Duration::from_millis(ms))
+}
+
+fn lane(operation: Operation) -> Lane {
+    Lane { model: ModelIndex(0), operation }
+}
+
+fn unit(request: u64, index: u32, tokens: u32, deadline_ms: u64) -> Unit {
+    let id = UnitId { request: RequestId(request), index };
+    Unit { id, lane: lane(Operation::CrossEncode), tokens, deadline: at(deadline_ms) }
+}
+
+fn with(units: &[Unit]) -> Scheduler {
+    let mut scheduler = Scheduler::new(CONFIG);
+    for unit in units {
+        scheduler.enqueue(*unit).expect("within bounds");
+    }
+    scheduler
+}
+
+/// `(request, index)` of what is dispatched at time zero; empty if nothing is.
+fn dispatched(scheduler: &mut Scheduler) -> Vec<(u64, u32)> {
+    match scheduler.next(Time::ZERO) {
+        Decision::Dispatch(plan) => plan.units.iter().map(|id| (id.request.0, id.index)).collect(),
+        Decision::WaitUntil(_) | Decision::Idle => Vec::new(),
+    }
+}
+
+#[test]
+fn batches_follow_deadline_then_arrival_within_the_budgets() {
+    let cases: [(&str, &[Unit], &[(u64, u32)]); 6] = [
+        ("nothing waits", &[], &[]),
+        ("one request", &[unit(1, 0, 60, 9), unit(1, 1, 40, 9), unit(1, 2, 1, 9)], &[(1, 0), (1, 1)]),
+        ("earlier deadline first", &[unit(1, 0, 60, 9), unit(2, 0, 40, 5)], &[(2, 0), (1, 0)]),
+        ("then earlier arrival", &[unit(2, 0, 40, 9), unit(1, 0, 60, 9)], &[(2, 0), (1, 0)]),
+        (
+            "what does not fit ends its own turn only",
+            &[unit(1, 0, 60, 5), unit(1, 1, 60, 5), unit(1, 2, 1, 5), unit(2, 0, 30, 9)],
+            &[(1, 0), (2, 0)],
+        ),
+        (
+            "sequences are bounded",
+            &[unit(1, 0, 1, 9), unit(1, 1, 1, 9), unit(1, 2, 1, 9), unit(1, 3, 1, 9), unit(1, 4, 1, 9)],
+            &[(1, 0), (1, 1), (1, 2), (1, 3)],
+        ),
+    ];
+    for (name, units, expected) in cases {
+        assert_eq!(dispatched(&mut with(units)), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_batch_has_one_lane() {
+    let mut other = unit(2, 0, 10, 9);
+    other.lane = lane(Operation::EncodeTokens);
+    let mut scheduler = with(&[unit(1, 0, 10, 5), other, unit(3, 0, 10, 9)]);
+    assert_eq!(dispatched(&mut scheduler), [(1, 0), (3, 0)]);
+}
+
+#[test]
+fn look_ahead_is_bounded() {
+    let mut units = vec![unit(0, 0, 60, 1)];
+    units.extend((1..=3).map(|request| unit(request, 0, 50, 2)));
+    units.push(unit(9, 0, 10, 3));
+    assert_eq!(dispatched(&mut with(&units)), [(0, 0)], "three requests were passed over, the bound is two");
+    units.remove(1);
+    assert_eq!(dispatched(&mut with(&units)), [(0, 0), (9, 0)]);
+}
+
+#[test]
+fn a_batch_is_chosen_when_a_slot_is_free() {
+    let mut scheduler = with(&[unit(1, 0, 90, 9)]);
+    let Decision::Dispatch(first) = scheduler.next(Time::ZERO) else { unreachable!("a unit waits") };
+    scheduler.enqueue(unit(2, 0, 90, 9)).expect("room");
+    assert_eq!(scheduler.next(Time::ZERO), Decision::WaitUntil(at(9)), "the slot is taken");
+    scheduler.enqueue(unit(3, 0, 90, 5)).expect("room");
+    assert!(scheduler.complete(at(1), first.batch, Duration::from_millis(1)));
+    assert!(!scheduler.complete(at(1), first.batch, Duration::from_millis(1)), "a batch completes once");
+    assert_eq!(dispatched(&mut scheduler), [(3, 0)], "the later arrival with the earlier deadline");
+}
+
+#[test]
+fn deadlines_expire_and_are_never_dispatched() {
+    let mut scheduler = with(&[unit(1, 0, 10, 5), unit(1, 1, 10, 5), unit(2, 0, 10, 9)]);
+    let Decision::Dispatch(plan) = scheduler.next(at(5)) else { unreachable!("request 2 is alive") };
+    assert_eq!(plan.units, [UnitId { request: RequestId(2), index: 0 }]);
+    assert_eq!(scheduler.take_expired(at(4)), []);
+    assert_eq!(scheduler.take_expired(at(5)), [(RequestId(1), 2)]);
+    assert_eq!((scheduler.queued_units(), scheduler.queued_tokens()), (0, 0));
+    assert_eq!(scheduler.next(at(5)), Decision::Idle);
+}
+
+#[test]
+fn cancellation_removes_what_waits() {
+    let mut scheduler = with(&[unit(1, 0, 90, 9), unit(1, 1, 90, 9), unit(2, 0, 10, 9)]);
+    assert_eq!(dispatched(&mut scheduler), [(1, 0), (2, 0)]);
+    assert_eq!(scheduler.cancel(RequestId(1)), 1, "one is in flight");
+    assert_eq!(scheduler.cancel(RequestId(1)), 0);
+    assert_eq!((scheduler.queued_units(), scheduler.queued_tokens(), scheduler.in_flight()), (0, 0, 1));
+}
+
+#[test]
+fn what_can_never_fit_is_refused() {
+    let mut scheduler = with(&(0..16).map(|i| unit(i, 0, 1, 9)).collect::<Vec<_>>());
+    assert_eq!(scheduler.enqueue(unit(99, 0, 1, 9)), Err(EnqueueError::QueueFull { queued: 16 }));
+    assert_eq!(scheduler.enqueue(unit(99, 0, 101, 9)), Err(EnqueueError::ExceedsBudget { tokens: 101, budget: 100 }));
+    assert_eq!(scheduler.cancel(RequestId(99)), 0, "a refused unit leaves nothing behind");
+}

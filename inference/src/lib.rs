@@ -1,0 +1,1 @@
+//! Models: resolver, tokenizers, weights and the backends that compute.

@@ -1,0 +1,21 @@
+//! Compiles the `.proto` files with protox, so that a build needs no `protoc`.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+const FILES: [&str; 4] = [
+    "sluice/model/v1/embedding.proto",
+    "sluice/model/v1/model.proto",
+    "sluice/model/v1/encode.proto",
+    "sluice/rerank/v1/rerank.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    println!("cargo::rerun-if-changed=sluice");
+
+    let descriptors = protox::compile(FILES, [&root])?;
+    fs::write(out.join("sluice.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    tonic_prost_build::configure().bytes(".sluice.model.v1.Embedding").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! What every Sluice process shares: configuration, telemetry, health, drain, errors.
