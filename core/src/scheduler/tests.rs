@@ -70,6 +70,16 @@ fn a_batch_has_one_lane() {
 }
 
 #[test]
+fn the_largest_budget_does_not_overflow() {
+    let mut scheduler = Scheduler::new(SchedulerConfig { batch_tokens_max: u32::MAX, ..CONFIG });
+    for index in 0..=1 {
+        scheduler.enqueue(unit(1, index, u32::MAX, 9)).expect("within bounds");
+    }
+    assert_eq!(dispatched(&mut scheduler), [(1, 0)]);
+    assert_eq!(scheduler.queued_tokens(), u64::from(u32::MAX));
+}
+
+#[test]
 fn look_ahead_is_bounded() {
     let mut units = vec![unit(0, 0, 60, 1)];
     units.extend((1..=3).map(|request| unit(request, 0, 50, 2)));
