@@ -126,8 +126,7 @@ impl Model {
     pub(crate) fn dispatch(&mut self, now: Time, plan: &Plan) {
         assert!(self.in_flight.len() < self.config.in_flight_batches_max as usize, "dispatched without a free slot");
         assert!(self.batches.insert(plan.batch), "{:?} is given twice", plan.batch);
-        self.assert_look_ahead(now, plan);
-        let first = self.first_live(now);
+        let order = self.live(now);
         let mut tokens = 0;
         let mut ranks = Vec::with_capacity(plan.units.len());
         for (position, id) in plan.units.iter().enumerate() {
@@ -138,7 +137,7 @@ impl Model {
             assert!(unit.deadline > now, "{unit:?} is dispatched at {now:?}, not before its deadline");
             assert_eq!(unit.id, *id, "units of a request leave in order of index");
             assert_eq!(unit.lane, plan.lane, "a batch has one lane");
-            assert!(position > 0 || Some(id.request) == first, "{first:?} comes before {id:?}");
+            assert!(position > 0 || id.request == order[0], "{:?} comes before {id:?}", order[0]);
             tokens += unit.tokens;
             ranks.push((unit.deadline, open.place));
             open.in_flight_units += 1;
@@ -150,6 +149,7 @@ impl Model {
         assert!(tokens <= self.config.batch_tokens_max, "{tokens} tokens exceed the budget");
         assert!(plan.units.len() <= self.config.batch_sequences_max as usize, "{} sequences", plan.units.len());
         self.assert_no_room(now, plan);
+        self.assert_look_ahead(&order, plan);
         self.in_flight.insert(plan.batch, plan.units.clone());
     }
 
@@ -204,9 +204,8 @@ impl Model {
     }
 
     /// Requests that come before the last one of the batch and have nothing in it were passed over.
-    fn assert_look_ahead(&self, now: Time, plan: &Plan) {
+    fn assert_look_ahead(&self, order: &[RequestId], plan: &Plan) {
         let packed: HashSet<RequestId> = plan.units.iter().map(|id| id.request).collect();
-        let order = self.live(now);
         let last = order.iter().rposition(|request| packed.contains(request)).unwrap_or(0);
         let passed_over = order[..last].iter().filter(|request| !packed.contains(request)).count();
         assert!(passed_over <= self.config.look_ahead_requests_max, "{passed_over} requests are passed over");
