@@ -40,7 +40,8 @@ fn dispatched(scheduler: &mut Scheduler) -> Vec<(u64, u32)> {
 
 #[test]
 fn batches_follow_deadline_then_arrival_within_the_budgets() {
-    let cases: [(&str, &[Unit], &[(u64, u32)]); 6] = [
+    type Case<'a> = (&'a str, &'a [Unit], &'a [(u64, u32)]);
+    let cases: [Case; 6] = [
         ("nothing waits", &[], &[]),
         ("one request", &[unit(1, 0, 60, 9), unit(1, 1, 40, 9), unit(1, 2, 1, 9)], &[(1, 0), (1, 1)]),
         ("earlier deadline first", &[unit(1, 0, 60, 9), unit(2, 0, 40, 5)], &[(2, 0), (1, 0)]),
