@@ -3,7 +3,7 @@
 
 # What there is.
 default:
-    @just --list --unsorted
+    @{{ just_executable() }} --list --unsorted
 
 # Everything CI checks beside the tests; or some of it: `just check fmt clippy`.
 check *NAMES:
