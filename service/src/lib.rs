@@ -1,1 +1,11 @@
 //! What every Sluice process shares: configuration, telemetry, health, drain, errors.
+//!
+//! Nothing here knows what a process serves. A binary hands in its configuration type, the names of its
+//! services and its own checks, and gets back what behaves the same in every process: one way to be
+//! configured, one way to be watched, one way to stop, one way to say no.
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`config`] | what was configured, by whom, and what is wrong with it |
+
+pub mod config;
