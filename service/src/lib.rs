@@ -7,5 +7,9 @@
 //! | module | question it answers |
 //! |---|---|
 //! | [`config`] | what was configured, by whom, and what is wrong with it |
+//! | [`status`] | how a refusal looks on the wire |
+//! | [`deadline`] | how long a caller is willing to wait, and since when |
 
 pub mod config;
+pub mod deadline;
+pub mod status;
