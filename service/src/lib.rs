@@ -7,9 +7,13 @@
 //! | module | question it answers |
 //! |---|---|
 //! | [`config`] | what was configured, by whom, and what is wrong with it |
+//! | [`health`] | whether callers should send work here |
+//! | [`drain`] | how a process stops without breaking a promise |
 //! | [`status`] | how a refusal looks on the wire |
 //! | [`deadline`] | how long a caller is willing to wait, and since when |
 
 pub mod config;
 pub mod deadline;
+pub mod drain;
+pub mod health;
 pub mod status;
