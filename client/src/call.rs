@@ -2,6 +2,7 @@
 
 use std::{sync::MutexGuard, time::Duration};
 
+use prost::Message;
 use sluice_core::Time;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Request, Status};
@@ -9,7 +10,7 @@ use tonic::{Request, Status};
 use crate::{
     ClientError,
     client::Connection,
-    error::{broken_connection, is_timeout},
+    error::{broken_connection, expired_here},
     options::DEADLINE_MAX,
     retry::{Failure, RetryBudget, RetryDecision, RetryState},
 };
@@ -36,7 +37,7 @@ impl Deadline {
     /// Waits for what an attempt gives, no longer than to the end. `Err(None)` is the end.
     pub(crate) async fn bound<T>(&self, attempt: impl Future<Output = Result<T, Status>>) -> Result<T, Option<Status>> {
         match timeout_at(self.start + self.total, attempt).await {
-            Ok(Err(status)) if is_timeout(&status) => Err(None),
+            Ok(Err(status)) if expired_here(&status) => Err(None),
             Ok(outcome) => outcome.map_err(Some),
             Err(_) => Err(None),
         }
@@ -66,9 +67,14 @@ pub(crate) async fn with_retries<M, T, F>(
     attempt: impl Fn(Request<M>) -> F,
 ) -> Result<T, ClientError>
 where
-    M: Clone,
+    M: Message + Clone,
     F: Future<Output = Result<T, Status>>,
 {
+    // The transport would only say that its stream broke.
+    let (bytes, limit) = (message.encoded_len(), connection.message_size_max());
+    if bytes > limit {
+        return Err(ClientError::TooLarge { bytes, limit });
+    }
     let policy = connection.retry_policy();
     let attempts_max = policy.attempts_max;
     let mut retry = RetryState::new(policy.clone(), Time::from_origin(deadline.total), connection.next_seed());

@@ -140,7 +140,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Connection`] and [`ClientError::Status`], after retries.
+    /// [`ClientError::TooLarge`] before anything is sent; [`ClientError::Connection`] and
+    /// [`ClientError::Status`] after retries.
     pub async fn rerank(&self, request: impl Into<RerankRequest>) -> Result<RerankResponse, ClientError> {
         let request: RerankRequest = request.into();
         unary!(self, RerankServiceClient, rerank, request)
@@ -174,7 +175,8 @@ impl Client {
     ///
     /// Nothing is tried again: `requests` is consumed as it is sent, and the server reads it no
     /// faster than it works. The deadline is that of the whole call, so choose it with
-    /// [`with_deadline`](Self::with_deadline); [`RerankManyRequest::timeout`] is a request's own.
+    /// [`with_deadline`](Self::with_deadline); [`RerankManyRequest::timeout`] is a request's own. A
+    /// request above `max_message_size` ends the call.
     ///
     /// # Errors
     ///
@@ -238,6 +240,10 @@ impl fmt::Debug for Client {
 impl Connection {
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    pub(crate) fn message_size_max(&self) -> usize {
+        self.options.max_message_size
     }
 
     pub(crate) fn retry_policy(&self) -> &RetryPolicy {

@@ -58,7 +58,7 @@ impl TryFrom<&Embedding> for Matrix {
         if rows == 0 || dim == 0 {
             return Err(MatrixError::Empty { rows, dim });
         }
-        let (bytes, decode): (u64, fn(&[u8]) -> Vec<f32>) = match DataType::try_from(dtype) {
+        let (bytes, decode): (u64, Decode) = match DataType::try_from(dtype) {
             Ok(DataType::F32) => (4, from_f32),
             Ok(DataType::F16) => (2, from_f16),
             Ok(DataType::Unspecified) | Err(_) => return Err(MatrixError::DataType { dtype }),
@@ -71,6 +71,8 @@ impl TryFrom<&Embedding> for Matrix {
         Ok(Self { data: decode(data), dim: dim as usize })
     }
 }
+
+type Decode = fn(&[u8]) -> Vec<f32>;
 
 fn from_f32(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|component| f32::from_le_bytes(*component)).collect()

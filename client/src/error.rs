@@ -23,6 +23,14 @@ pub enum ClientError {
     /// An option cannot be used.
     #[error("{0}")]
     Options(&'static str),
+    /// A request that is not sent because it is larger than [`max_message_size`](crate::ClientOptions::max_message_size).
+    #[error("a request of {bytes} bytes, where at most {limit} are sent")]
+    TooLarge {
+        /// Its encoded size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// There is no connection, or it broke before the answer was complete.
     #[error("cannot reach {url}: {reason}{}", After(*.attempts))]
     Connection {
@@ -85,7 +93,7 @@ impl ClientError {
         match self {
             Self::Connection { .. } => Some(Code::Unavailable),
             Self::Status(status) => Some(status.code),
-            Self::Address { .. } | Self::Options(_) | Self::Protocol(_) => None,
+            Self::Address { .. } | Self::Options(_) | Self::TooLarge { .. } | Self::Protocol(_) => None,
         }
     }
 
@@ -103,7 +111,7 @@ impl ClientError {
 
     /// The call's own end: nothing came within `deadline`.
     pub(crate) fn expired(deadline: Duration, attempts: u32) -> Self {
-        let message = format!("no answer within {deadline:?}");
+        let message = format!("no answer within {:?}", legible(deadline));
         let status = StatusError::from(&Status::deadline_exceeded(message));
         Self::Status(Box::new(StatusError { attempts, ..status }))
     }
@@ -115,7 +123,7 @@ impl From<&Status> for StatusError {
         let details = status.get_error_details();
         let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
         Self {
-            code: status.code(),
+            code: if expired_there(status) { Code::DeadlineExceeded } else { status.code() },
             message: status.message().to_owned(),
             field_violations: violations
                 .iter()
@@ -158,7 +166,7 @@ impl fmt::Display for StatusError {
             write!(f, "; and {hidden} more")?;
         }
         if let Some(wait) = self.retry_after {
-            write!(f, " (come back in {wait:?})")?;
+            write!(f, " (come back in {:?})", legible(wait))?;
         }
         After(self.attempts).fmt(f)
     }
@@ -179,18 +187,27 @@ impl fmt::Display for After {
 /// more telling code are HTTP/2 resets, which the peer has chosen.
 pub(crate) fn broken_connection(status: &Status) -> Option<&(dyn Error + 'static)> {
     let local = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
-    status.source().filter(|_| local && !is_timeout(status))
+    status.source().filter(|_| local && !expired_here(status))
 }
 
-/// Whether the call's deadline has ended it, here or in the server's transport, which both say `CANCELLED`.
-pub(crate) fn is_timeout(status: &Status) -> bool {
-    let mut causes = std::iter::successors(status.source(), |&cause| cause.source());
-    status.code() == Code::Cancelled
-        && (causes.any(|cause| cause.is::<TimeoutExpired>()) || status.message() == TimeoutExpired(()).to_string())
+/// Whether our own transport has ended the call at its deadline, for which it says `CANCELLED`.
+pub(crate) fn expired_here(status: &Status) -> bool {
+    std::iter::successors(status.source(), |&cause| cause.source()).any(<dyn Error>::is::<TimeoutExpired>)
+}
+
+/// Whether a server's transport has: one that is made as ours is says the same.
+fn expired_there(status: &Status) -> bool {
+    status.code() == Code::Cancelled && status.message() == TimeoutExpired(()).to_string()
 }
 
 fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     std::iter::successors(Some(error), |&cause| cause.source()).last().unwrap_or(error)
+}
+
+/// To the millisecond, where that leaves two digits.
+fn legible(time: Duration) -> Duration {
+    let milliseconds = time.as_secs_f64() * 1e3;
+    if milliseconds < 10.0 { time } else { Duration::from_millis(milliseconds.round() as u64) }
 }
 
 /// The code as the gRPC specification spells it.
@@ -303,8 +320,12 @@ mod tests {
         let there = Status::cancelled("Timeout expired");
         let cancelled = Status::cancelled("by an operator");
         let broken = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
-        let facts = [&here, &there, &cancelled, &broken].map(|s| (is_timeout(s), broken_connection(s).is_some()));
-        assert_eq!(facts, [(true, false), (true, false), (false, false), (false, true)]);
+        let facts = [&here, &there, &cancelled, &broken].map(|s| (expired_here(s), broken_connection(s).is_some()));
+        assert_eq!(facts, [(true, false), (false, false), (false, false), (false, true)]);
+        assert_eq!(legible(Duration::from_nanos(99_675_777)), Duration::from_millis(100));
+        assert_eq!(legible(Duration::from_micros(9_999)), Duration::from_micros(9_999));
+        assert_eq!(read(&there, 1), "DEADLINE_EXCEEDED: Timeout expired");
+        assert_eq!(read(&cancelled, 1), "CANCELLED: by an operator");
         assert_eq!(
             ClientError::expired(Duration::from_millis(80), 1).to_string(),
             "DEADLINE_EXCEEDED: no answer within 80ms"

@@ -74,8 +74,14 @@ impl ClientOptions {
             Some("https") => return Err(refuse("TLS is not supported")),
             _ => return Err(refuse("expected http://HOST:PORT")),
         }
-        if uri.host().is_none_or(str::is_empty) {
+        let host = uri.host().unwrap_or_default();
+        if host.is_empty() {
             return Err(refuse("it names no host"));
+        }
+        // What the parser lets through beside the two: a port that is no number, and a user's name.
+        let authority = uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        if uri.authority().is_none_or(|whole| whole.as_str() != authority) {
+            return Err(refuse("expected http://HOST:PORT"));
         }
         if uri.path_and_query().is_some_and(|rest| rest.as_str() != "/") {
             return Err(refuse("a path has no meaning here"));
@@ -118,6 +124,9 @@ mod tests {
             ("http://sluice/v1", Err("a path has no meaning here")),
             ("http://sluice?model=m", Err("a path has no meaning here")),
             ("http://:50051", Err("it names no host")),
+            ("nowhere:x", Err("expected http://HOST:PORT")),
+            ("http://sluice:70000", Err("expected http://HOST:PORT")),
+            ("http://user@sluice:50051", Err("expected http://HOST:PORT")),
             ("", Err("expected http://HOST:PORT")),
             ("not a url", Err("expected http://HOST:PORT")),
         ];

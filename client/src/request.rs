@@ -157,10 +157,7 @@ mod tests {
             top_n: 2,
             min_score: Some(-0.5),
             return_text: true,
-            truncation: Some(Truncation {
-                max_tokens_per_document: 64,
-                long_document: LongDocument::ChunkMax as i32,
-            }),
+            truncation: Some(Truncation { max_tokens_per_document: 64, long_document: LongDocument::ChunkMax as i32 }),
             score_kind: ScoreKind::Sigmoid as i32,
             ..bare
         };

@@ -1,9 +1,12 @@
 //! When a failed call is tried again: a decision, with neither clock nor channel in it.
 //!
-//! Only `UNAVAILABLE` (a broken connection counts as that) and `RESOURCE_EXHAUSTED` are tried again:
-//! after both, the server has promised that it did nothing, or what it did has no effect. Three
-//! things bound it: attempts per call, the call's deadline, and a budget that all calls of a client
-//! share, so that clients of a server in trouble add at most a small fraction to its load.
+//! Two failures are: `UNAVAILABLE`, which a broken connection counts as, because every call of ours
+//! may be repeated without harm; and `RESOURCE_EXHAUSTED` where the server says when to come back,
+//! as Sluice does. Without that word it may as well mean a message above its size limit, which the
+//! next attempt would be too.
+//!
+//! Three things bound retries: attempts per call, the call's deadline, and a budget that all calls of
+//! a client share, so that clients of a server in trouble add at most a small fraction to its load.
 //!
 //! The budget is a bucket of tokens: a retry takes one, a success puts back a tenth. With
 //! success rate `s`, retries settle at `s × tokens_per_success` of all calls.
@@ -183,7 +186,12 @@ impl RetryState {
     /// Decides after an attempt has failed at `now`. A retry is paid for from `budget` here.
     pub fn next(&mut self, now: Time, failure: &Failure, budget: &mut RetryBudget) -> RetryDecision {
         self.attempts += 1;
-        if !matches!(failure.code, Code::Unavailable | Code::ResourceExhausted) {
+        let may_pass = match failure.code {
+            Code::Unavailable => true,
+            Code::ResourceExhausted => failure.pushback.is_some(),
+            _ => false,
+        };
+        if !may_pass {
             return RetryDecision::GiveUp(GiveUp::NotRetryable);
         }
         if failure.pushback == Some(Pushback::Never) {
@@ -255,7 +263,7 @@ mod tests {
             (1, failure(Unavailable, None), Ok((100, 200))),
             (2, failure(Unavailable, None), Ok((200, 400))),
             (3, failure(Unavailable, None), Err(GiveUp::AttemptsSpent)),
-            (0, failure(ResourceExhausted, None), Ok((50, 100))),
+            (0, failure(ResourceExhausted, None), Err(GiveUp::NotRetryable)),
             (0, failure(ResourceExhausted, Some(After(300 * MS))), Ok((300, 330))),
             (0, failure(ResourceExhausted, Some(After(Duration::ZERO))), Ok((0, 0))),
             (0, failure(Unavailable, Some(After(980 * MS))), Ok((980, 990))),
@@ -316,10 +324,7 @@ mod tests {
         let mut budget = RetryBudget::new(&policy);
         let once = |budget: &mut RetryBudget| {
             let mut state = RetryState::new(policy.clone(), Time::MAX, 3);
-            matches!(
-                state.next(Time::ZERO, &failure(Code::Unavailable, None), budget),
-                RetryDecision::Retry { .. }
-            )
+            matches!(state.next(Time::ZERO, &failure(Code::Unavailable, None), budget), RetryDecision::Retry { .. })
         };
         assert_eq!([once(&mut budget), once(&mut budget), once(&mut budget)], [true, true, false]);
         for _ in 0..9 {
@@ -340,11 +345,7 @@ mod tests {
         let first = |seed| {
             let policy = RetryPolicy::default();
             let mut budget = RetryBudget::new(&policy);
-            RetryState::new(policy, Time::MAX, seed).next(
-                Time::ZERO,
-                &failure(Code::Unavailable, None),
-                &mut budget,
-            )
+            RetryState::new(policy, Time::MAX, seed).next(Time::ZERO, &failure(Code::Unavailable, None), &mut budget)
         };
         assert_eq!(first(1), first(1));
         assert_ne!(first(1), first(2));

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use sluice_client::{LongDocument, Method, ScoreKind};
@@ -54,13 +54,13 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.";
 /// Talk to a Sluice server: rerank documents, list models, measure how good an order is.
 #[derive(Debug, Parser)]
 #[command(name = "sluice", version, after_help = EXIT_CODES)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Put documents in order for a query, best first.
     #[command(after_help = DOCUMENTS_HELP)]
     Rerank(RerankArgs),
@@ -73,7 +73,7 @@ pub enum Command {
 }
 
 #[derive(Debug, ClapArgs)]
-pub struct RerankArgs {
+pub(crate) struct RerankArgs {
     #[command(flatten)]
     pub server: ServerArgs,
     /// Name of the model [default: the server's default model]
@@ -111,7 +111,7 @@ pub struct RerankArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-pub struct ModelsArgs {
+pub(crate) struct ModelsArgs {
     #[command(flatten)]
     pub server: ServerArgs,
     /// Time for the whole call, retries included
@@ -123,7 +123,7 @@ pub struct ModelsArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-pub struct EvalArgs {
+pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub server: ServerArgs,
     /// Name of the model [default: the server's default model]
@@ -153,7 +153,7 @@ pub struct EvalArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-pub struct ServerArgs {
+pub(crate) struct ServerArgs {
     /// The server's address [default: $SLUICE_URL, or else http://127.0.0.1:50051]
     #[arg(long = "server", value_name = "URL")]
     pub url: Option<String>,
@@ -161,7 +161,7 @@ pub struct ServerArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 #[value(rename_all = "snake_case")]
-pub enum MethodArg {
+pub(crate) enum MethodArg {
     /// MaxSim over token vectors
     LateInteraction,
     /// Cosine of pooled vectors
@@ -172,7 +172,7 @@ pub enum MethodArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
-pub enum EvalMethodArg {
+pub(crate) enum EvalMethodArg {
     /// MaxSim over token vectors
     LateInteraction,
     /// Cosine of pooled vectors
@@ -184,7 +184,7 @@ pub enum EvalMethodArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum ScoreKindArg {
+pub(crate) enum ScoreKindArg {
     /// What the method computes
     Raw,
     /// Between 0 and 1
@@ -192,19 +192,13 @@ pub enum ScoreKindArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum LongDocumentArg {
+pub(crate) enum LongDocumentArg {
     /// Read its beginning
     Cut,
     /// The best chunk's score
     ChunkMax,
     /// The mean of the chunks' scores
     ChunkMean,
-}
-
-impl ServerArgs {
-    pub fn url_or<'a>(&'a self, default: &'a str) -> &'a str {
-        self.url.as_deref().unwrap_or(default)
-    }
 }
 
 impl From<MethodArg> for Method {
@@ -219,7 +213,7 @@ impl From<MethodArg> for Method {
 
 impl EvalMethodArg {
     /// The method on the wire; `None` for the given order.
-    pub fn scored(self) -> Option<Method> {
+    pub(crate) fn scored(self) -> Option<Method> {
         match self {
             Self::LateInteraction => Some(Method::LateInteraction),
             Self::Dense => Some(Method::Dense),
@@ -246,10 +240,6 @@ impl From<LongDocumentArg> for LongDocument {
             LongDocumentArg::ChunkMean => Self::ChunkMean,
         }
     }
-}
-
-pub fn milliseconds(deadline_ms: u64) -> Duration {
-    Duration::from_millis(deadline_ms)
 }
 
 fn finite(text: &str) -> Result<f32, String> {

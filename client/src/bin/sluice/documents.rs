@@ -12,11 +12,11 @@ use serde::Deserialize;
 use crate::output::note;
 
 /// Largest input, in bytes. It is far above what a server takes in one request, and protects our memory.
-pub const INPUT_BYTES_MAX: u64 = 256 << 20;
+pub(crate) const INPUT_BYTES_MAX: u64 = 256 << 20;
 
 /// Documents, in the order of their lines.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Documents {
+pub(crate) struct Documents {
     /// As given, or the line number.
     pub ids: Vec<String>,
     /// Their texts.
@@ -28,13 +28,13 @@ pub struct Documents {
 /// An id that is a string or a number in JSON.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-pub enum Id {
+pub(crate) enum Id {
     Text(String),
     Number(serde_json::Number),
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum DocumentsError {
+pub(crate) enum DocumentsError {
     #[error("larger than {} MiB", INPUT_BYTES_MAX >> 20)]
     TooLarge,
     #[error("line {line} is not UTF-8")]
@@ -45,7 +45,7 @@ pub enum DocumentsError {
 
 impl Documents {
     /// Reads `file`, or standard input where there is none or it is `-`.
-    pub fn read(file: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn read(file: Option<&Path>) -> anyhow::Result<Self> {
         let mut bytes = Vec::new();
         let name = match file.filter(|file| file.as_os_str() != "-") {
             Some(file) => {
@@ -66,7 +66,9 @@ impl Documents {
         if let Some(line) = documents.doubtful.first() {
             let others = documents.doubtful.len() - 1;
             let others = if others > 0 { format!(" and {others} more") } else { String::new() };
-            note(&format!("{name}: line {line}{others} begins with `{{` but is no {{\"text\": …}}: taken as plain text"));
+            note(&format!(
+                "{name}: line {line}{others} begins with `{{` but is no {{\"text\": …}}: taken as plain text"
+            ));
         }
         Ok(documents)
     }
@@ -105,7 +107,7 @@ impl Documents {
 }
 
 impl Id {
-    pub fn into_string(self) -> String {
+    pub(crate) fn into_string(self) -> String {
         match self {
             Self::Text(text) => text,
             Self::Number(number) => number.to_string(),
@@ -145,7 +147,8 @@ mod tests {
         ];
         for (input, expected, doubtful) in cases {
             let documents = Documents::parse(input.as_bytes()).unwrap();
-            let found: Vec<_> = documents.ids.iter().zip(&documents.texts).map(|(i, t)| (i.as_str(), t.as_str())).collect();
+            let found: Vec<_> =
+                documents.ids.iter().zip(&documents.texts).map(|(i, t)| (i.as_str(), t.as_str())).collect();
             assert_eq!((found.as_slice(), documents.doubtful.as_slice()), (expected, doubtful), "{input:?}");
         }
     }

@@ -3,14 +3,14 @@
 mod candidates;
 mod score;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use anyhow::{Context, anyhow, ensure};
 use clap::ValueEnum;
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Serialize, Serializer};
-use sluice_client::{Client, ClientOptions, Rerank, RerankResponse, table};
+use sluice_client::{Client, Rerank, RerankResponse, table};
 use tokio::time::Instant;
 
 use self::{
@@ -18,20 +18,26 @@ use self::{
     score::Evaluation,
 };
 use crate::{
-    args::{EvalArgs, EvalMethodArg, milliseconds},
+    args::{EvalArgs, EvalMethodArg},
     output::{Failure, note, print, print_json, width},
+    server::connect,
 };
 
-pub async fn run(args: &EvalArgs, server_default: &str) -> Result<(), Failure> {
+pub(crate) async fn run(args: &EvalArgs, server_default: &str) -> Result<(), Failure> {
     let qrels = fs::read_to_string(&args.qrels).with_context(|| args.qrels.display().to_string())?;
     let mut evaluation = Evaluation::against(&qrels).with_context(|| args.qrels.display().to_string())?;
     let mut candidates = Candidates::open(&args.candidates)?;
     let ranker = Ranker::connect(args, server_default).await?;
 
-    let (documents, elapsed) = rank_all(args, &ranker, &mut candidates, &mut evaluation).await?;
+    let progress = progress_bar(candidates.bytes());
+    let start = Instant::now();
+    let ranked = rank_all(args, &ranker, &mut candidates, &mut evaluation, &progress).await;
+    let elapsed = start.elapsed();
+    progress.finish_and_clear();
+    let documents = ranked?;
     let missing = evaluation.judged_without_ranking();
     if missing > 0 {
-        note(&format!("{missing} judged queries have no candidates; they count as 0 where anything was relevant"));
+        note(&format!("judged queries without candidates: {missing}; they count as 0 where anything was relevant"));
     }
     let report = evaluation.report();
     if report.queries == 0 {
@@ -40,22 +46,25 @@ pub async fn run(args: &EvalArgs, server_default: &str) -> Result<(), Failure> {
 
     let method = name(args.method);
     let written = args.run_out.as_deref().map_or(Ok(()), |file| write_run(file, &evaluation, &method));
-    let documents_per_second = documents as f64 / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+    let documents_per_second = documents as f64 / elapsed.as_secs_f64().max(1e-9);
     let output = Output { queries: report.queries, method, metrics: report.metrics, documents_per_second };
     // What was measured is told before it is said that its file could not be written.
-    if args.json { print_json(&output)? } else { print(&output.table())? }
+    if args.json {
+        print_json(&output)?;
+    } else {
+        print(&output.table())?;
+    }
     Ok(written?)
 }
 
-/// Ranks every candidate set, `concurrency` at once; says how many documents there were and how long it took.
+/// Ranks every candidate set, `concurrency` at once; says how many documents there were.
 async fn rank_all(
     args: &EvalArgs,
     ranker: &Ranker,
     candidates: &mut Candidates,
     evaluation: &mut Evaluation,
-) -> anyhow::Result<(usize, Duration)> {
-    let progress = progress_bar(candidates.bytes());
-    let start = Instant::now();
+    progress: &ProgressBar,
+) -> anyhow::Result<usize> {
     let mut documents = 0;
     let mut ranked = stream::iter(candidates)
         .map(|set| async move {
@@ -72,8 +81,7 @@ async fn rank_all(
         progress.inc(bytes);
         progress.set_message(format!("{documents} documents"));
     }
-    progress.finish_and_clear();
-    Ok((documents, start.elapsed()))
+    Ok(documents)
 }
 
 /// Shown on a terminal alone. It counts bytes of the file: how many queries there are is not known before its end.
@@ -94,8 +102,7 @@ enum Ranker {
 impl Ranker {
     async fn connect(args: &EvalArgs, server_default: &str) -> Result<Self, Failure> {
         let Some(method) = args.method.scored() else { return Ok(Self::Given) };
-        let options = ClientOptions { deadline: milliseconds(args.deadline_ms), ..ClientOptions::default() };
-        let client = Client::connect(args.server.url_or(server_default), options).await?;
+        let client = connect(&args.server, server_default, args.deadline_ms).await?;
         let template = Rerank::default().method(method).model(args.model.clone().unwrap_or_default());
         Ok(Self::Server { client, template })
     }
@@ -181,7 +188,11 @@ mod tests {
             let results = indices.iter().map(|&index| RerankResult { index, ..RerankResult::default() }).collect();
             let response = RerankResponse { results, ..RerankResponse::default() };
             let ranking = in_order(["a", "b", "c"].map(str::to_owned).to_vec(), &response).ok();
-            assert_eq!(ranking.as_deref(), expected.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()).as_deref(), "{indices:?}");
+            assert_eq!(
+                ranking.as_deref(),
+                expected.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()).as_deref(),
+                "{indices:?}"
+            );
         }
     }
 }

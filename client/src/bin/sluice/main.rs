@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed,
 //! 2 wrong usage. A reader that goes away early (`sluice … | head`) is no failure.
+#![allow(clippy::disallowed_methods, reason = "the one place of this command that reads its environment")]
 
 mod args;
 mod documents;
@@ -9,6 +10,7 @@ mod eval;
 mod models;
 mod output;
 mod rerank;
+mod server;
 
 use std::{env, process::ExitCode};
 

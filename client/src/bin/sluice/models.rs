@@ -1,19 +1,19 @@
 //! `sluice models`.
 
 use serde::Serialize;
-use sluice_client::{Client, ClientOptions, Model, names, table};
+use sluice_client::{Model, names, table};
 
 use crate::{
-    args::{ModelsArgs, milliseconds},
+    args::ModelsArgs,
     output::{Failure, print, print_json, width},
+    server::connect,
 };
 
 /// Characters of a digest that a person compares.
 const DIGEST_SHOWN: usize = 12;
 
-pub async fn run(args: &ModelsArgs, server_default: &str) -> Result<(), Failure> {
-    let options = ClientOptions { deadline: milliseconds(args.deadline_ms), ..ClientOptions::default() };
-    let client = Client::connect(args.server.url_or(server_default), options).await?;
+pub(crate) async fn run(args: &ModelsArgs, server_default: &str) -> Result<(), Failure> {
+    let client = connect(&args.server, server_default, args.deadline_ms).await?;
     let models = client.list_models().await?;
     if args.json {
         return print_json(&Output { models: models.iter().map(Row::new).collect() });

@@ -11,7 +11,7 @@ const NOTE_WIDTH_MAX: usize = 2000;
 
 /// Why the command ends early.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The command line asks for what cannot be: exit code 2.
     Usage(String),
     /// It did not work: exit code 1.
@@ -21,9 +21,10 @@ pub enum Failure {
 }
 
 /// Prints a line of text or a table.
-pub fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush());
+    let written =
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush());
     written.map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => Failure::NobodyReads,
         _ => Failure::Failed(anyhow::Error::new(error).context("writing to standard output")),
@@ -31,19 +32,19 @@ pub fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Prints one JSON object on one line. Numbers that JSON cannot hold become null.
-pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&serde_json::to_string(value).map_err(anyhow::Error::new)?)
 }
 
 /// Says something to the person who runs the command, on one line of standard error.
-pub fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     let line = table::one_line(text, NOTE_WIDTH_MAX);
     // Where standard error is gone, there is nobody to tell.
     let _ = writeln!(io::stderr(), "sluice: {line}");
 }
 
 /// Columns of the terminal, or of a table that does not go to one.
-pub fn width() -> usize {
+pub(crate) fn width() -> usize {
     Table::new().width().map_or(table::WIDTH_DEFAULT, usize::from)
 }
 

@@ -1,18 +1,18 @@
 //! `sluice rerank`.
 
 use serde::Serialize;
-use sluice_client::{Client, ClientOptions, Rerank, RerankResponse, names, table};
+use sluice_client::{Rerank, RerankResponse, names, table};
 
 use crate::{
-    args::{RerankArgs, milliseconds},
+    args::RerankArgs,
     documents::Documents,
     output::{Failure, print, print_json, width},
+    server::connect,
 };
 
-pub async fn run(args: &RerankArgs, server_default: &str) -> Result<(), Failure> {
+pub(crate) async fn run(args: &RerankArgs, server_default: &str) -> Result<(), Failure> {
     let documents = Documents::read(args.file.as_deref())?;
-    let options = ClientOptions { deadline: milliseconds(args.deadline_ms), ..ClientOptions::default() };
-    let client = Client::connect(args.server.url_or(server_default), options).await?;
+    let client = connect(&args.server, server_default, args.deadline_ms).await?;
     let response = client.rerank(request(args, &documents)).await?;
     if args.json {
         return print_json(&Output::new(args, &documents, &response));

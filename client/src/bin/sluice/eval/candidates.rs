@@ -14,7 +14,7 @@ use crate::documents::{INPUT_BYTES_MAX, Id};
 
 /// One query and the documents to put in order.
 #[derive(Debug, PartialEq, Eq)]
-pub struct CandidateSet {
+pub(crate) struct CandidateSet {
     pub qid: String,
     pub query: String,
     /// The documents' ids, in the given order.
@@ -27,7 +27,7 @@ pub struct CandidateSet {
 
 /// The lines of a candidates' file. It ends at the first fault.
 #[derive(Debug)]
-pub struct Candidates<R = BufReader<File>> {
+pub(crate) struct Candidates<R = BufReader<File>> {
     name: String,
     reader: R,
     bytes: u64,
@@ -37,7 +37,7 @@ pub struct Candidates<R = BufReader<File>> {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum CandidatesError {
+pub(crate) enum CandidatesError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error("a line longer than {} MiB", INPUT_BYTES_MAX >> 20)]
@@ -52,7 +52,7 @@ pub enum CandidatesError {
 
 impl Candidates {
     /// Opens a file; nothing is read yet.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let name = path.display().to_string();
         let file = File::open(path).with_context(|| name.clone())?;
         let bytes = file.metadata().map_or(0, |metadata| metadata.len());
@@ -60,7 +60,7 @@ impl Candidates {
     }
 
     /// Length of the file.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 }
@@ -158,7 +158,10 @@ mod tests {
         let cases = [
             (format!("{good}\n{good}\n{good}"), "file: line 2: query q is there a second time"),
             (
-                format!("{good}\n\n{}", r#"{"qid":"r","query":"a","documents":[{"id":"d","text":"x"},{"id":"d","text":"y"}]}"#),
+                format!(
+                    "{good}\n\n{}",
+                    r#"{"qid":"r","query":"a","documents":[{"id":"d","text":"x"},{"id":"d","text":"y"}]}"#
+                ),
                 "file: line 3: document d is there a second time for query r",
             ),
             (format!("{good}\n{{\n{good}"), "file: line 2: expected {\"qid\", \"query\", \"documents\""),

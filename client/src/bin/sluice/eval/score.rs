@@ -21,34 +21,34 @@ const METRICS: [Metric; 7] = [
 
 /// Judgments, and the rankings that are held against them.
 #[derive(Debug)]
-pub struct Evaluation {
+pub(crate) struct Evaluation {
     qrels: Qrels,
     run: Run,
 }
 
 impl Evaluation {
     /// Reads judgments; nothing is ranked yet.
-    pub fn against(qrels: &str) -> Result<Self, ParseError> {
+    pub(crate) fn against(qrels: &str) -> Result<Self, ParseError> {
         Ok(Self { qrels: Qrels::parse(qrels)?, run: Run::new() })
     }
 
     /// Adds the ranking of a query, best document first.
-    pub fn add(&mut self, query: &str, ranking: Vec<String>) -> Result<(), InsertError> {
+    pub(crate) fn add(&mut self, query: &str, ranking: Vec<String>) -> Result<(), InsertError> {
         self.run.insert(query, ranking)
     }
 
     /// Queries with judgments but no ranking.
-    pub fn judged_without_ranking(&self) -> usize {
+    pub(crate) fn judged_without_ranking(&self) -> usize {
         self.qrels.queries().filter(|query| self.run.ranking(query).is_none()).count()
     }
 
     /// Means over the queries with a relevant document.
-    pub fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         evaluate::evaluate(&self.qrels, &self.run, &METRICS)
     }
 
     /// The rankings as a TREC run, scores strictly decreasing.
-    pub fn trec_run(&self, tag: &str) -> String {
+    pub(crate) fn trec_run(&self, tag: &str) -> String {
         self.run.to_trec(tag)
     }
 }
