@@ -6,6 +6,7 @@
 //!
 //! `SLUICE_SIM_SEED=N` reruns one seed and prints its events.
 
+#![allow(clippy::disallowed_methods, reason = "real processes and real time")]
 #![allow(clippy::print_stderr, reason = "a failing seed and its events are printed")]
 
 #[path = "simulation/model.rs"]

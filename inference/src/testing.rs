@@ -1,5 +1,7 @@
 //! For tests of this workspace that need the real default model.
 
+#![allow(clippy::disallowed_methods, reason = "tests are their own rim")]
+
 use std::{
     env,
     path::{Path, PathBuf},

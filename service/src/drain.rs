@@ -129,7 +129,7 @@ impl Drain {
         let mut server = pin!(server);
         tokio::select! {
             ended = &mut server => return ended.map(|()| self.ending()),
-            () = self.begun() => health.set_serving(false).await,
+            () = self.begun() => health.set_serving(false),
         }
         tokio::select! {
             ended = &mut server => return ended.map(|()| self.ending()),
@@ -227,7 +227,7 @@ mod tests {
     /// and when. `cut` ends the drain early.
     async fn drained(work: Duration, cut: Option<Duration>) -> (Result<Ending, ()>, Duration) {
         let (drain, (health, _server)) = (Drain::new(), Health::new(&[]));
-        health.set_serving(true).await;
+        health.set_serving(true);
         let start = Instant::now();
         let server = async {
             drain.stopping().await;

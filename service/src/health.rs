@@ -48,7 +48,7 @@ impl Health {
 
     /// Says that every service is serving, or that none is. Who asks next hears it, and so do all who
     /// watch. Has no effect once closed.
-    pub async fn set_serving(&self, serving: bool) {
+    pub fn set_serving(&self, serving: bool) {
         let next = if serving { State::Serving } else { State::NotServing };
         self.state.send_if_modified(|state| {
             let changes = *state != State::Closed && *state != next;
@@ -159,7 +159,7 @@ mod tests {
             (Some(false), ServingStatus::NotServing),
         ] {
             if let Some(serving) = serving {
-                health.set_serving(serving).await;
+                health.set_serving(serving);
             }
             assert_eq!(health.is_serving(), expected == ServingStatus::Serving);
             assert_eq!(check(&service, "").await, Ok(expected));
@@ -178,16 +178,16 @@ mod tests {
         assert_eq!(next(&mut all).await, Some(ServingStatus::NotServing));
         assert_eq!(next(&mut unknown).await, Some(ServingStatus::ServiceUnknown));
         assert_eq!(next(&mut liveness).await, Some(ServingStatus::Serving));
-        health.set_serving(true).await;
+        health.set_serving(true);
         assert_eq!(next(&mut all).await, Some(ServingStatus::Serving));
-        health.set_serving(false).await;
+        health.set_serving(false);
         assert_eq!(next(&mut all).await, Some(ServingStatus::NotServing));
 
         health.close();
         for stream in [&mut all, &mut unknown, &mut liveness] {
             assert_eq!(next(stream).await, None, "nothing changed but that it is over");
         }
-        health.set_serving(true).await;
+        health.set_serving(true);
         assert_eq!(check(&service, RERANK).await, Ok(ServingStatus::NotServing), "closed is for good");
     }
 }

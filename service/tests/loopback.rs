@@ -1,5 +1,6 @@
 //! The parts together, through a real port.
 
+#![allow(clippy::disallowed_methods, reason = "real processes and real time")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests, helpers included")]
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
@@ -64,7 +65,7 @@ async fn a_drain_is_seen_by_watchers_and_not_held_up_by_them() {
     let name = "sluice.rerank.v1.RerankService";
     let mut watch = client.watch(request(name)).await.unwrap().into_inner();
     assert_eq!(next(&mut watch).await.unwrap().unwrap(), ServingStatus::NotServing);
-    health.set_serving(true).await;
+    health.set_serving(true);
     assert_eq!(next(&mut watch).await.unwrap().unwrap(), ServingStatus::Serving);
     assert_eq!(client.check(request("")).await.unwrap().get_ref().status(), ServingStatus::Serving);
 
