@@ -1,4 +1,5 @@
 //! Compiles the `.proto` files with protox, so that a build needs no `protoc`.
+#![allow(clippy::disallowed_methods, reason = "cargo talks to a build script through the environment")]
 
 use std::{env, error::Error, fs, path::PathBuf};
 

@@ -68,6 +68,11 @@ pub trait Backend: Send {
     /// A failed batch leaves the backend able to take others, unless the device is lost.
     fn collect(&mut self, ticket: Ticket) -> Result<BatchOutput, BackendError>;
 
+    /// Tokens that go through the model for `batch`, padding included. A packed backend computes none.
+    fn computed_tokens(&self, batch: &PackedBatch) -> usize {
+        batch.total_tokens()
+    }
+
     /// Rebuilds what a lost device took along.
     ///
     /// # Errors

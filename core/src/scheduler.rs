@@ -127,8 +127,8 @@ impl Scheduler {
         }
     }
 
-    /// Adds a unit behind the others of its request. The request's place is that of its first waiting
-    /// unit: all units of a request are expected to have one deadline.
+    /// Adds a unit behind the others of its request. The request's place is that of the unit with which
+    /// it began to wait: all units of a request are expected to have one deadline.
     ///
     /// # Errors
     /// [`EnqueueError`]; the unit is then not in the queue.
@@ -218,7 +218,7 @@ impl Scheduler {
             let waiting = self.waiting.get_mut(request).expect("an ordered request waits");
             let before = units.len();
             while let Some(unit) = waiting.units.front() {
-                let fits = tokens + unit.tokens <= self.config.batch_tokens_max
+                let fits = unit.tokens <= self.config.batch_tokens_max - tokens
                     && units.len() < self.config.batch_sequences_max as usize
                     && *lane.get_or_insert(unit.lane) == unit.lane;
                 if !fits {

@@ -1,1 +1,36 @@
 //! Models: resolver, tokenizers, weights and the backends that compute.
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`source`] | where a model comes from, as it is written |
+//! | [`resolve`] | which folder that is, with which bytes |
+//! | [`model`] | what a model can do, and how it is loaded |
+//! | [`text`] | which tokens a text has |
+//!
+//! A model is loaded whole or not at all: [`model::load_folder`] checks every file, name and shape
+//! first, and its error says which file and what was expected.
+
+pub mod model;
+pub mod resolve;
+pub mod source;
+#[doc(hidden)]
+pub mod testing;
+pub mod text;
+
+mod bert;
+mod candle_backend;
+mod folder;
+mod load;
+mod load_error;
+mod scripted;
+mod submitted;
+
+pub use load::{ModelError, load};
+pub use load_error::LoadError;
+pub use model::{CpuOptions, LoadedModel, ModelInfo, load_folder, load_scripted};
+pub use resolve::{
+    HubSettings, ModelFolder, PipSettings, Progress, ProgressBar, ResolveError, Resolver, SilentProgress,
+    TerminalProgress,
+};
+pub use source::{Source, SourceError};
+pub use text::{InvalidTokenizer, TextEncoder, TextTokens, TokenizeError};

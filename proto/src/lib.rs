@@ -6,7 +6,7 @@
 /// Reranking: `sluice.rerank.v1`.
 pub mod rerank {
     /// Version 1.
-    #[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_docs)]
+    #[allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated")]
     pub mod v1 {
         tonic::include_proto!("sluice.rerank.v1");
     }
@@ -15,7 +15,7 @@ pub mod rerank {
 /// Models and encoding: `sluice.model.v1`.
 pub mod model {
     /// Version 1.
-    #[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_docs)]
+    #[allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated")]
     pub mod v1 {
         tonic::include_proto!("sluice.model.v1");
     }

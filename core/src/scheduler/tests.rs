@@ -40,7 +40,8 @@ fn dispatched(scheduler: &mut Scheduler) -> Vec<(u64, u32)> {
 
 #[test]
 fn batches_follow_deadline_then_arrival_within_the_budgets() {
-    let cases: [(&str, &[Unit], &[(u64, u32)]); 6] = [
+    type Case<'a> = (&'a str, &'a [Unit], &'a [(u64, u32)]);
+    let cases: [Case; 6] = [
         ("nothing waits", &[], &[]),
         ("one request", &[unit(1, 0, 60, 9), unit(1, 1, 40, 9), unit(1, 2, 1, 9)], &[(1, 0), (1, 1)]),
         ("earlier deadline first", &[unit(1, 0, 60, 9), unit(2, 0, 40, 5)], &[(2, 0), (1, 0)]),
@@ -67,6 +68,16 @@ fn a_batch_has_one_lane() {
     other.lane = lane(Operation::EncodeTokens);
     let mut scheduler = with(&[unit(1, 0, 10, 5), other, unit(3, 0, 10, 9)]);
     assert_eq!(dispatched(&mut scheduler), [(1, 0), (3, 0)]);
+}
+
+#[test]
+fn the_largest_budget_does_not_overflow() {
+    let mut scheduler = Scheduler::new(SchedulerConfig { batch_tokens_max: u32::MAX, ..CONFIG });
+    for index in 0..=1 {
+        scheduler.enqueue(unit(1, index, u32::MAX, 9)).expect("within bounds");
+    }
+    assert_eq!(dispatched(&mut scheduler), [(1, 0)]);
+    assert_eq!(scheduler.queued_tokens(), u64::from(u32::MAX));
 }
 
 #[test]

@@ -1,0 +1,65 @@
+//! `sluice`: talks to a Sluice server from a terminal or a script.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed,
+//! 2 wrong usage. A reader that goes away early (`sluice … | head`) is no failure.
+#![allow(clippy::disallowed_methods, reason = "the one place of this command that reads its environment")]
+
+mod args;
+mod documents;
+mod eval;
+mod models;
+mod output;
+mod rerank;
+mod server;
+
+use std::{env, process::ExitCode};
+
+use clap::Parser;
+
+use crate::{
+    args::{Args, Command},
+    output::{Failure, note},
+};
+
+/// Where a server listens unless it is told otherwise.
+const SERVER_DEFAULT: &str = "http://127.0.0.1:50051";
+/// Names the server where `--server` does not.
+const SERVER_VARIABLE: &str = "SLUICE_URL";
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let failure = match run(args) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(failure) => failure,
+    };
+    match failure {
+        Failure::NobodyReads => ExitCode::SUCCESS,
+        Failure::Usage(reason) => {
+            note(&reason);
+            ExitCode::from(2)
+        }
+        Failure::Failed(error) => {
+            note(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    let default = server_default()?;
+    // One thread serves it all: the work is the server's.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match args.command {
+        Command::Rerank(args) => runtime.block_on(rerank::run(&args, &default)),
+        Command::Models(args) => runtime.block_on(models::run(&args, &default)),
+        Command::Eval(args) => runtime.block_on(eval::run(&args, &default)),
+    }
+}
+
+fn server_default() -> Result<String, Failure> {
+    match env::var(SERVER_VARIABLE) {
+        Ok(url) if !url.is_empty() => Ok(url),
+        Ok(_) | Err(env::VarError::NotPresent) => Ok(SERVER_DEFAULT.to_owned()),
+        Err(env::VarError::NotUnicode(_)) => Err(Failure::Usage(format!("{SERVER_VARIABLE} is not UTF-8"))),
+    }
+}

@@ -1,0 +1,158 @@
+//! `sluice rerank`.
+
+use serde::Serialize;
+use sluice_client::{Rerank, RerankResponse, names, table};
+
+use crate::{
+    args::RerankArgs,
+    documents::Documents,
+    output::{Failure, print, print_json, width},
+    server::connect,
+};
+
+pub(crate) async fn run(args: &RerankArgs, server_default: &str) -> Result<(), Failure> {
+    let documents = Documents::read(args.file.as_deref())?;
+    let client = connect(&args.server, server_default, args.deadline_ms).await?;
+    let response = client.rerank(request(args, &documents)).await?;
+    if args.json {
+        return print_json(&Output::new(args, &documents, &response));
+    }
+    print(&table::ranking(&response, &documents.texts, width()))?;
+    print(&summary(&documents, &response))
+}
+
+fn request(args: &RerankArgs, documents: &Documents) -> Rerank {
+    let mut request = Rerank::new(&args.query)
+        .documents(documents.ids.iter().zip(&documents.texts))
+        .model(args.model.clone().unwrap_or_default())
+        .top_n(args.top_n);
+    if let Some(method) = args.method {
+        request = request.method(method.into());
+    }
+    if let Some(score) = args.min_score {
+        request = request.min_score(score);
+    }
+    if let Some(kind) = args.score_kind {
+        request = request.score_kind(kind.into());
+    }
+    if let Some(tokens) = args.max_tokens_per_document {
+        request = request.max_tokens_per_document(tokens);
+    }
+    if let Some(policy) = args.long_document {
+        request = request.long_document(policy.into());
+    }
+    request
+}
+
+/// One line under the table: how much was read, by what, and how long it took.
+fn summary(documents: &Documents, response: &RerankResponse) -> String {
+    let shown = response.results.len();
+    let truncated = response.results.iter().filter(|result| result.truncated).count();
+    let mut parts = vec![
+        format!("{shown} of {} documents", documents.texts.len()),
+        names::method(response.method),
+        table::one_line(&response.model, width()),
+    ];
+    if let Some(total) = response.timing.and_then(|timing| timing.total) {
+        let milliseconds = total.seconds as f64 * 1e3 + f64::from(total.nanos) * 1e-6;
+        parts.push(format!("{milliseconds:.1} ms"));
+    }
+    if truncated > 0 {
+        parts.push(format!("{truncated} longer than what was read"));
+    }
+    parts.join(", ")
+}
+
+/// What `--json` prints; `sluice rerank --help` documents it.
+#[derive(Serialize)]
+struct Output<'a> {
+    query: &'a str,
+    model: &'a str,
+    model_digest: &'a str,
+    method: String,
+    score_kind: String,
+    documents: usize,
+    results: Vec<Row<'a>>,
+    usage: Option<Usage>,
+    timing: Option<Timing>,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    rank: usize,
+    index: u32,
+    id: &'a str,
+    score: f32,
+    tokens: u32,
+    truncated: bool,
+    best_chunk: Option<Chunk>,
+    text: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Chunk {
+    index: u32,
+    byte_start: u32,
+    byte_end: u32,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    query_tokens: u64,
+    document_tokens: u64,
+    computed_tokens: u64,
+}
+
+#[derive(Serialize)]
+struct Timing {
+    queue_seconds: Option<f64>,
+    tokenize_seconds: Option<f64>,
+    compute_seconds: Option<f64>,
+    total_seconds: Option<f64>,
+}
+
+impl<'a> Output<'a> {
+    fn new(args: &'a RerankArgs, documents: &'a Documents, response: &'a RerankResponse) -> Self {
+        let text = |index: u32| documents.texts.get(index as usize).map(String::as_str);
+        let results = (1..).zip(&response.results).map(|(rank, result)| Row {
+            rank,
+            index: result.index,
+            id: &result.id,
+            score: result.score,
+            tokens: result.tokens,
+            truncated: result.truncated,
+            best_chunk: result.best_chunk.map(|chunk| Chunk {
+                index: chunk.index,
+                byte_start: chunk.byte_start,
+                byte_end: chunk.byte_end,
+            }),
+            text: text(result.index),
+        });
+        // Not said means raw, on the wire as here.
+        let kind = args.score_kind.map_or(sluice_client::ScoreKind::Raw, Into::into);
+        Self {
+            query: &args.query,
+            model: &response.model,
+            model_digest: &response.model_digest,
+            method: names::method(response.method),
+            score_kind: names::score_kind(kind as i32),
+            documents: documents.texts.len(),
+            results: results.collect(),
+            usage: response.usage.map(|usage| Usage {
+                query_tokens: usage.query_tokens,
+                document_tokens: usage.document_tokens,
+                computed_tokens: usage.computed_tokens,
+            }),
+            timing: response.timing.map(|timing| Timing {
+                queue_seconds: timing.queue.map(|time| seconds(time.seconds, time.nanos)),
+                tokenize_seconds: timing.tokenize.map(|time| seconds(time.seconds, time.nanos)),
+                compute_seconds: timing.compute.map(|time| seconds(time.seconds, time.nanos)),
+                total_seconds: timing.total.map(|time| seconds(time.seconds, time.nanos)),
+            }),
+        }
+    }
+}
+
+fn seconds(seconds: i64, nanoseconds: i32) -> f64 {
+    seconds as f64 + f64::from(nanoseconds) * 1e-9
+}

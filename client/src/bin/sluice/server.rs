@@ -1,0 +1,19 @@
+//! The server that a command talks to.
+
+use std::time::Duration;
+
+use sluice_client::{Client, ClientError, ClientOptions};
+use tokio::time::Instant;
+
+use crate::args::ServerArgs;
+
+/// Connects, at once or not at all, and leaves calls what is left of `deadline_ms`.
+pub(crate) async fn connect(server: &ServerArgs, default: &str, deadline_ms: u64) -> Result<Client, ClientError> {
+    let deadline = Duration::from_millis(deadline_ms);
+    let url = server.url.as_deref().unwrap_or(default);
+    let mut options = ClientOptions { deadline, ..ClientOptions::default() };
+    options.connect_timeout = options.connect_timeout.min(deadline);
+    let start = Instant::now();
+    let client = Client::connect(url, options).await?;
+    Ok(client.with_deadline(deadline.saturating_sub(start.elapsed())))
+}

@@ -1,0 +1,159 @@
+//! Tables for people.
+
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
+use sluice_proto::rerank::v1::RerankResponse;
+
+/// Width of a table where there is no terminal to ask, in columns.
+pub const WIDTH_DEFAULT: usize = 120;
+/// Columns of the id at most: what is left belongs to the text.
+const ID_WIDTH_MAX: u16 = 24;
+
+/// A ranking as a table of rank, score, id and text, one line a document, best first.
+///
+/// `texts` are the request's documents in its order; a text that the answer brings along goes
+/// before them. What does not fit into `width` columns is shortened, and control characters are
+/// shown as spaces, so that no document can write to the terminal. The id column is left out where
+/// no document has an id. No line break ends the last line.
+#[must_use]
+pub fn ranking<T: AsRef<str>>(response: &RerankResponse, texts: &[T], width: usize) -> String {
+    let with_ids = response.results.iter().any(|result| !result.id.is_empty());
+    let mut table = plain(width);
+    let id = with_ids.then(|| Cell::new("id"));
+    table.set_header([right("#".into()), right("score".into())].into_iter().chain(id).chain([Cell::new("text")]));
+    for (rank, result) in (1..).zip(&response.results) {
+        let given = || texts.get(result.index as usize).map(AsRef::as_ref);
+        let text = result.text.as_deref().or_else(given).unwrap_or_default();
+        let mut cells = vec![right(format!("{rank}")), right(format!("{:.4}", result.score))];
+        if with_ids {
+            cells.push(Cell::new(one_line(&result.id, width)));
+        }
+        cells.push(Cell::new(one_line(text, width)));
+        let mut row = Row::from(cells);
+        row.max_height(1);
+        table.add_row(row);
+    }
+    let id_width = ColumnConstraint::UpperBoundary(Width::Fixed(ID_WIDTH_MAX));
+    let widths = [ColumnConstraint::ContentWidth, ColumnConstraint::ContentWidth];
+    table.set_constraints(widths.into_iter().chain(with_ids.then_some(id_width)));
+    table.to_string()
+}
+
+/// An empty table `width` columns wide at most, in the style of all of ours.
+#[must_use]
+pub fn plain(width: usize) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .force_no_tty()
+        .set_truncation_indicator("…")
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(u16::try_from(width).unwrap_or(u16::MAX));
+    table
+}
+
+/// A cell whose content stands to the right, as numbers do.
+#[must_use]
+pub fn right(content: String) -> Cell {
+    Cell::new_owned(content).set_alignment(CellAlignment::Right)
+}
+
+/// The beginning of `text` with every run of white space and control characters as one space; more
+/// than `width` columns of it if there are more, so that a table knows to shorten it.
+#[must_use]
+pub fn one_line(text: &str, width: usize) -> String {
+    let mut line = String::new();
+    let mut shown = 0;
+    for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
+        if shown > width {
+            break;
+        }
+        if shown > 0 {
+            line.push(' ');
+            shown += 1;
+        }
+        // Few characters that are shown take no column of their own; those may shorten a line early.
+        for character in word.chars().take(width.saturating_add(1)) {
+            line.push(character);
+            shown += 1;
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_proto::rerank::v1::RerankResult;
+
+    use super::*;
+
+    fn response(results: &[(u32, &str, f32)]) -> RerankResponse {
+        let result = |&(index, id, score): &(u32, &str, f32)| RerankResult {
+            index,
+            id: id.into(),
+            score,
+            ..RerankResult::default()
+        };
+        RerankResponse { results: results.iter().map(result).collect(), ..RerankResponse::default() }
+    }
+
+    #[test]
+    fn a_ranking() {
+        let answer = response(&[(1, "flea", 12.5), (0, "market", -0.031_3)]);
+        let texts = ["The market opens at nine.", "Fleas live for\n up to\ta year."];
+        let expected = "\
+┌───┬─────────┬────────┬──────────────────────────────┐
+│ # ┆   score ┆ id     ┆ text                         │
+╞═══╪═════════╪════════╪══════════════════════════════╡
+│ 1 ┆ 12.5000 ┆ flea   ┆ Fleas live for up to a year. │
+│ 2 ┆ -0.0313 ┆ market ┆ The market opens at nine.    │
+└───┴─────────┴────────┴──────────────────────────────┘";
+        let found = ranking(&answer, &texts, 100);
+        assert_eq!(found, expected, "{found}");
+    }
+
+    /// The cells of every line, without the padding that column widths add.
+    fn trimmed(table: &str) -> Vec<Vec<String>> {
+        let cells = |line: &str| line.split(['│', '┆']).map(|cell| cell.trim().to_owned()).collect();
+        table.lines().filter(|line| line.starts_with('│')).map(cells).collect()
+    }
+
+    #[test]
+    fn long_and_hostile_texts_stay_on_their_line() {
+        let long = "word ".repeat(100_000);
+        let wide = "漢字".repeat(200);
+        let hostile = "\u{1b}[2Jcleared\u{7}\r\nand more\u{9b}31m";
+        let one_word = "x".repeat(300_000);
+        let texts = [long.as_str(), &wide, hostile, &one_word, ""];
+        let answer = response(&[(0, &"i".repeat(512), 1.0), (1, "", 0.5), (2, "", 0.4), (3, "", 0.3), (4, "", 0.2)]);
+        for (width, shortened) in [(40, 5), (80, 4), (200, 4)] {
+            let table = ranking(&answer, &texts, width);
+            assert_eq!(table.lines().count(), 4 + texts.len(), "{table}");
+            for line in table.lines() {
+                // A wide character takes two columns.
+                let columns: usize = line.chars().map(|c| 1 + usize::from(matches!(c, '漢' | '字'))).sum();
+                assert!(columns <= width, "{columns} > {width}: {line}");
+            }
+            assert!(!table.contains(|c: char| c.is_control() && c != '\n'), "{table:?}");
+            assert_eq!(table.matches('…').count(), shortened, "both ids and texts are shortened: {table}");
+        }
+    }
+
+    #[test]
+    fn ids_and_texts_may_be_missing() {
+        let mut answer = response(&[(9, "", 1.0), (0, "", f32::NAN)]);
+        answer.results[1].text = Some("from the answer".into());
+        let rows = trimmed(&ranking(&answer, &["from the request"], 80));
+        assert_eq!(rows[0], ["", "#", "score", "text", ""]);
+        assert_eq!(rows[1], ["", "1", "1.0000", "", ""]);
+        assert_eq!(rows[2], ["", "2", "NaN", "from the answer", ""]);
+        assert_eq!(trimmed(&ranking(&response(&[]), &[""; 0], 80)).len(), 1);
+    }
+
+    #[test]
+    fn a_terminal_without_width_is_no_panic() {
+        let answer = response(&[(0, "id", 1.0)]);
+        for width in [0, 1, 5, 20, usize::MAX] {
+            assert!(ranking(&answer, &["some text"], width).contains("1.0000"), "{width}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Configuration of the server: every limit with its unit and what it protects.
+
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use sluice_core::admission::Work;
+use sluice_inference::Source;
+use sluice_service::{
+    config::{self, ConfigFault},
+    drain::DrainConfig,
+    grpc::GrpcConfig,
+    telemetry::{LogFormat, log_filter_fault},
+};
+
+/// Name under which the pinned default model is served where none is configured.
+pub const DEFAULT_MODEL_NAME: &str = "all-MiniLM-L6-v2";
+
+/// The whole configuration, resolved: `--print-config` shows one of these.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServerConfig {
+    /// Address of the gRPC port.
+    pub listen: SocketAddr,
+    /// Address of the Prometheus port (`/metrics`); absent = none.
+    pub metrics_listen: Option<SocketAddr>,
+    /// What computes.
+    pub device: Device,
+    /// Which engine computes on the CPU.
+    pub backend: CpuBackend,
+    /// Where models are kept; absent = the user's cache folder.
+    pub cache_dir: Option<PathBuf>,
+    /// Deadline of a call that brings none.
+    #[serde(with = "config::duration")]
+    pub default_deadline: Duration,
+    /// Threads that tokenize; 0 = one per processor.
+    pub tokenizer_threads: usize,
+    /// The models; the first answers requests that name none. Empty = the pinned default model.
+    pub model: Vec<ModelConfig>,
+    /// The gRPC transport.
+    pub grpc: GrpcConfig,
+    /// Bounds of one request.
+    pub limits: Limits,
+    /// Bounds of all requests together.
+    pub admission: AdmissionConfig,
+    /// The batcher.
+    pub scheduler: SchedulerConfig,
+    /// Stopping.
+    pub drain: DrainConfig,
+    /// Logging.
+    pub log: LogConfig,
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    /// Name that requests use; at most 256 bytes.
+    pub name: String,
+    /// A folder, `hf:ORG/NAME[@REVISION]`, `pip:PACKAGE==VERSION`, `scripted:FILE.toml` or `default`.
+    pub source: String,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// The best there is.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A CUDA device; refused by this version, which has no kernels for one.
+    Cuda,
+}
+
+/// Which engine computes on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CpuBackend {
+    /// The best there is for the model: candle, in this version.
+    #[default]
+    Auto,
+    /// candle.
+    Candle,
+}
+
+/// Bounds of one request; what is over them is `INVALID_ARGUMENT`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Documents (or texts) of a request: bounds how much one caller's cancellation throws away.
+    pub documents_per_request_max: usize,
+    /// Bytes of one document's text: bounds the time of tokenizing it.
+    #[serde(with = "config::bytes")]
+    pub document_bytes_max: u64,
+    /// Bytes of the query's text.
+    #[serde(with = "config::bytes")]
+    pub query_bytes_max: u64,
+    /// Chunks of one document; what is beyond them is not read, and flagged.
+    pub chunks_per_document_max: usize,
+    /// Requests of one RerankMany call worked on at once; further ones stay unread.
+    pub requests_in_flight_per_stream_max: usize,
+}
+
+/// Bounds of all requests together; what is over them is `RESOURCE_EXHAUSTED`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AdmissionConfig {
+    /// Documents inside: bounds the queue.
+    pub documents_max: u64,
+    /// Tokens inside: bounds the memory of tokenized sequences and the work that is owed.
+    pub tokens_max: u64,
+    /// Bytes of text inside: bounds the memory of requests.
+    #[serde(with = "config::bytes")]
+    pub bytes_max: u64,
+}
+
+/// The batcher.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SchedulerConfig {
+    /// Tokens of a batch; 0 = the backend's own limit. Smaller batches answer newcomers sooner.
+    pub batch_tokens_max: u32,
+}
+
+/// Logging, to standard error.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// `human`, `json`, or `auto`: human on a terminal.
+    pub format: LogFormat,
+    /// Directives such as `info` or `sluice_server=debug,warn`.
+    pub filter: String,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            metrics_listen: None,
+            device: Device::default(),
+            backend: CpuBackend::default(),
+            cache_dir: None,
+            default_deadline: Duration::from_secs(30),
+            tokenizer_threads: 0,
+            model: Vec::new(),
+            grpc: GrpcConfig::default(),
+            limits: Limits::default(),
+            admission: AdmissionConfig::default(),
+            scheduler: SchedulerConfig::default(),
+            drain: DrainConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            documents_per_request_max: 10_000,
+            document_bytes_max: 1 << 20,
+            query_bytes_max: 64 << 10,
+            chunks_per_document_max: 64,
+            requests_in_flight_per_stream_max: 32,
+        }
+    }
+}
+
+impl Default for AdmissionConfig {
+    fn default() -> Self {
+        Self { documents_max: 50_000, tokens_max: 8_000_000, bytes_max: 512 << 20 }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, filter: "info".to_owned() }
+    }
+}
+
+impl ServerConfig {
+    /// Everything that is wrong with it, beyond its syntax.
+    #[must_use]
+    pub fn faults(&self) -> Vec<ConfigFault> {
+        let mut faults = self.grpc.faults("grpc");
+        faults.extend(self.drain.faults("drain"));
+        faults.extend(log_filter_fault(&self.log.filter).map(|fault| ConfigFault::new("log.filter", fault)));
+        let mut require = |holds: bool, key: &str, message: &str| {
+            if !holds {
+                faults.push(ConfigFault::new(key, message));
+            }
+        };
+        require(self.device != Device::Cuda, "device", "this version has no CUDA backend; use \"auto\" or \"cpu\"");
+        require(!self.default_deadline.is_zero(), "default_deadline", "must be longer than 0");
+        let limits = &self.limits;
+        require(limits.documents_per_request_max > 0, "limits.documents_per_request_max", "must be at least 1");
+        require(limits.document_bytes_max > 0, "limits.document_bytes_max", "must be at least 1");
+        require(limits.query_bytes_max > 0, "limits.query_bytes_max", "must be at least 1");
+        require(limits.chunks_per_document_max > 0, "limits.chunks_per_document_max", "must be at least 1");
+        require(
+            limits.requests_in_flight_per_stream_max > 0,
+            "limits.requests_in_flight_per_stream_max",
+            "must be at least 1",
+        );
+        require(self.admission.documents_max > 0, "admission.documents_max", "must be at least 1");
+        require(self.admission.tokens_max > 0, "admission.tokens_max", "must be at least 1");
+        require(self.admission.bytes_max > 0, "admission.bytes_max", "must be at least 1");
+        for (index, model) in self.model.iter().enumerate() {
+            let key = |field: &str| format!("model[{index}].{field}");
+            let length = model.name.len();
+            require((1..=256).contains(&length), &key("name"), "must be 1 to 256 bytes");
+            let duplicate = self.model[..index].iter().any(|earlier| earlier.name == model.name);
+            require(!duplicate, &key("name"), "is used twice");
+            if let Err(error) = model.source.parse::<Source>() {
+                require(false, &key("source"), &error.to_string());
+            }
+        }
+        faults
+    }
+
+    /// The models to load: those configured, else the pinned default.
+    #[must_use]
+    pub fn models(&self) -> Vec<ModelConfig> {
+        if self.model.is_empty() {
+            vec![ModelConfig { name: DEFAULT_MODEL_NAME.to_owned(), source: "default".to_owned() }]
+        } else {
+            self.model.clone()
+        }
+    }
+
+    /// Room for all requests together.
+    #[must_use]
+    pub fn admission_limits(&self) -> Work {
+        let AdmissionConfig { documents_max, tokens_max, bytes_max } = self.admission;
+        Work { documents: documents_max, tokens: tokens_max, bytes: bytes_max }
+    }
+
+    /// Threads that tokenize.
+    #[must_use]
+    pub fn tokenizer_threads(&self, processors: NonZero<usize>) -> usize {
+        if self.tokenizer_threads == 0 { processors.get() } else { self.tokenizer_threads }
+    }
+}

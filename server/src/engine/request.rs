@@ -1,0 +1,39 @@
+//! A request between its submission and its last result.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sluice_core::{Lane, RequestId, Time, batch::Sequence};
+
+use super::{Submission, permit::Permit, sink::Sink};
+
+/// Shared by whoever waits for it, the driver while units wait, and each batch that carries some.
+/// The permit goes with the last of them.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) id: RequestId,
+    pub(super) lane: Lane,
+    /// By unit index.
+    pub(super) sequences: Vec<Sequence>,
+    pub(super) deadline: Time,
+    pub(super) submitted: Time,
+    pub(super) sink: Sink,
+    /// Set when nobody waits any more: a cancellation may overtake its submission.
+    abandoned: AtomicBool,
+    _permit: Permit,
+}
+
+impl Request {
+    pub(super) fn new(id: RequestId, submission: Submission, submitted: Time) -> Self {
+        let Submission { lane, sequences, deadline, permit } = submission;
+        let sink = Sink::new(sequences.len());
+        Self { id, lane, sequences, deadline, submitted, sink, abandoned: AtomicBool::new(false), _permit: permit }
+    }
+
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,257 @@
+use std::sync::atomic::{AtomicU32, AtomicUsize};
+
+use sluice_core::{
+    ModelIndex, Operation,
+    admission::Work,
+    backend::{BackendError, BatchOutput, Ticket},
+    batch::{PackedBatch, Role},
+};
+
+use super::{permit::Permits, *};
+
+/// Scores each sequence with its first token id, and does what some ids tell it to.
+struct Probe {
+    submitted: Vec<Arc<PackedBatch>>,
+    /// A batch waits here for a message, while there is a sender.
+    gate: Option<crossbeam_channel::Receiver<()>>,
+    batches: Arc<AtomicUsize>,
+    lost: Arc<AtomicU32>,
+    in_flight_batches_max: u32,
+}
+
+const FAILS: u32 = 1_000_001;
+const PANICS: u32 = 1_000_002;
+const LOSES_DEVICE: u32 = 1_000_003;
+const FILLS_MEMORY: u32 = 1_000_004;
+const MISCOUNTS: u32 = 1_000_005;
+
+impl Backend for Probe {
+    fn limits(&self) -> BackendLimits {
+        let in_flight_batches_max = self.in_flight_batches_max;
+        BackendLimits { batch_tokens_max: 100, batch_sequences_max: 10, in_flight_batches_max }
+    }
+
+    fn submit(&mut self, batch: Arc<PackedBatch>) -> Result<Ticket, BackendError> {
+        self.submitted.push(batch);
+        Ok(Ticket(0))
+    }
+
+    fn collect(&mut self, _: Ticket) -> Result<BatchOutput, BackendError> {
+        let batch = self.submitted.remove(0);
+        if let Some(gate) = &self.gate {
+            let _ = gate.recv();
+        }
+        self.batches.fetch_add(1, Ordering::SeqCst);
+        let has = |id| batch.input_ids().contains(&id);
+        assert!(!has(PANICS), "told to");
+        if has(FAILS) {
+            return Err(BackendError::Failed("told to".to_owned()));
+        }
+        if has(LOSES_DEVICE) {
+            self.lost.store(2, Ordering::SeqCst);
+            return Err(BackendError::DeviceLost("told to".to_owned()));
+        }
+        if has(FILLS_MEMORY) && batch.len() > 2 {
+            return Err(BackendError::OutOfMemory);
+        }
+        let mut scores: Vec<f32> = batch.ranges().map(|range| batch.input_ids()[range.start] as f32).collect();
+        if has(MISCOUNTS) {
+            scores.pop();
+        }
+        Ok(BatchOutput::Scores(scores))
+    }
+
+    fn rebuild(&mut self) -> Result<(), BackendError> {
+        let left = self.lost.fetch_sub(1, Ordering::SeqCst);
+        if left > 1 { Err(BackendError::DeviceLost("still".to_owned())) } else { Ok(()) }
+    }
+}
+
+struct Fixture {
+    engine: Engine,
+    permits: Permits,
+    gate: crossbeam_channel::Sender<()>,
+    batches: Arc<AtomicUsize>,
+}
+
+impl Fixture {
+    /// With `gated`, every batch waits for a message through the gate.
+    fn start(gated: bool, in_flight_batches_max: u32) -> Self {
+        let clock = Clock::start();
+        let (gate, waits) = crossbeam_channel::bounded(1000);
+        let batches = Arc::new(AtomicUsize::new(0));
+        let probe = Probe {
+            submitted: Vec::new(),
+            gate: gated.then_some(waits),
+            batches: Arc::clone(&batches),
+            lost: Arc::default(),
+            in_flight_batches_max,
+        };
+        let config = EngineConfig { batch_tokens_max: None, queued_units_max: 50, look_ahead_requests_max: 4 };
+        let engine = Engine::start(vec![Box::new(probe)], config, clock.clone()).expect("a thread");
+        let permits = Permits::new(Work { documents: 1000, tokens: 1000, bytes: 1000 }, clock);
+        Self { engine, permits, gate, batches }
+    }
+
+    async fn submit(&self, first_ids: &[u32], timeout_ms: u64) -> Answer {
+        let sequences = first_ids.iter().map(|id| Sequence::single(vec![*id, 7, 7, 7], Role::Plain)).collect();
+        let work = Work { documents: first_ids.len() as u64, tokens: 1, bytes: 1 };
+        let submission = Submission {
+            lane: Lane { model: ModelIndex(0), operation: Operation::CrossEncode },
+            sequences,
+            deadline: self.engine.clock().now() + Duration::from_millis(timeout_ms),
+            permit: self.permits.try_admit(work).expect("room"),
+        };
+        self.engine.submit(submission).await.expect("running")
+    }
+
+    /// Waits until every permit is back.
+    async fn drained(&self) {
+        for _ in 0..1000 {
+            if self.permits.held() == Work::default() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        unreachable!("permits leak: {:?}", self.permits.held());
+    }
+}
+
+/// All scores in unit order, or the failure.
+async fn finish(mut answer: Answer) -> Result<Vec<f32>, EngineError> {
+    let mut results = Vec::new();
+    while let Progress::Ready(more) = answer.next().await? {
+        results.extend(more);
+    }
+    results.sort_by_key(|(unit, _)| *unit);
+    Ok(results
+        .into_iter()
+        .map(|(_, value)| match value {
+            SlotValue::Score(score) => score,
+            SlotValue::Tokens(_) | SlotValue::Dense(_) => f32::NAN,
+        })
+        .collect())
+}
+
+#[tokio::test]
+async fn every_unit_gets_its_own_result() {
+    for in_flight in [1, 2] {
+        let fixture = Fixture::start(false, in_flight);
+        let requests: Vec<Vec<u32>> = vec![(1..=35).collect(), vec![50], (60..=71).collect()];
+        let mut answers = Vec::new();
+        for ids in &requests {
+            answers.push(fixture.submit(ids, 10_000).await);
+        }
+        for (ids, answer) in requests.iter().zip(answers) {
+            let expected: Vec<f32> = ids.iter().map(|id| *id as f32).collect();
+            assert_eq!(finish(answer).await, Ok(expected));
+        }
+        fixture.drained().await;
+    }
+}
+
+#[tokio::test]
+async fn a_failure_costs_its_own_request() {
+    for (bad, expected) in
+        [(FAILS, EngineError::Failed), (PANICS, EngineError::Failed), (MISCOUNTS, EngineError::Failed)]
+    {
+        for in_flight in [1, 2] {
+            let fixture = Fixture::start(true, in_flight);
+            // The first batch holds the slot until all three wait together.
+            let first = fixture.submit(&[1], 10_000).await;
+            let (left, poisoned, right) = (
+                fixture.submit(&[2, 3], 10_000).await,
+                fixture.submit(&[4, bad, 5], 10_000).await,
+                fixture.submit(&[6], 10_000).await,
+            );
+            for _ in 0..100 {
+                let _ = fixture.gate.send(());
+            }
+            assert_eq!(finish(first).await, Ok(vec![1.0]), "{bad}");
+            assert_eq!(finish(left).await, Ok(vec![2.0, 3.0]), "{bad}");
+            assert_eq!(finish(poisoned).await, Err(expected), "{bad}");
+            assert_eq!(finish(right).await, Ok(vec![6.0]), "{bad}");
+            fixture.drained().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn out_of_memory_is_split_until_it_fits() {
+    let fixture = Fixture::start(false, 1);
+    let answer = fixture.submit(&[1, FILLS_MEMORY, 3, 4, 5, 6], 10_000).await;
+    assert_eq!(finish(answer).await, Ok(vec![1.0, FILLS_MEMORY as f32, 3.0, 4.0, 5.0, 6.0]));
+    fixture.drained().await;
+}
+
+#[tokio::test]
+async fn a_lost_device_comes_back() {
+    let fixture = Fixture::start(false, 1);
+    let mut device_up = fixture.engine.device_up();
+    device_up.mark_unchanged();
+    assert_eq!(finish(fixture.submit(&[LOSES_DEVICE, 2], 10_000).await).await, Err(EngineError::DeviceLost));
+    device_up.wait_for(|up| !up).await.expect("the engine lives");
+    device_up.wait_for(|up| *up).await.expect("the engine lives");
+    assert_eq!(finish(fixture.submit(&[3], 10_000).await).await, Ok(vec![3.0]));
+    fixture.drained().await;
+}
+
+#[tokio::test]
+async fn a_deadline_passes_in_the_queue() {
+    let fixture = Fixture::start(true, 1);
+    let first = fixture.submit(&[1], 10_000).await;
+    let late = fixture.submit(&[2, 3], 30).await;
+    assert_eq!(finish(late).await, Err(EngineError::Expired));
+    fixture.gate.send(()).expect("the probe listens");
+    assert_eq!(finish(first).await, Ok(vec![1.0]));
+    fixture.drained().await;
+    assert_eq!(fixture.batches.load(Ordering::SeqCst), 1, "nothing was computed for the late one");
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_not_computed() {
+    let fixture = Fixture::start(true, 1);
+    let first = fixture.submit(&[1], 10_000).await;
+    let left = fixture.submit(&[2, 3], 10_000).await;
+    drop(left);
+    // The permit of the one that left is back while the batch before it still runs.
+    for _ in 0..1000 {
+        if fixture.permits.held().documents == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(fixture.permits.held().documents, 1);
+    fixture.gate.send(()).expect("the probe listens");
+    assert_eq!(finish(first).await, Ok(vec![1.0]));
+    fixture.drained().await;
+    assert_eq!(fixture.batches.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_the_whole_request() {
+    let fixture = Fixture::start(true, 1);
+    let first = fixture.submit(&[1], 10_000).await;
+    let too_much = fixture.submit(&[2; 60], 10_000).await;
+    assert_eq!(finish(too_much).await, Err(EngineError::QueueFull));
+    let fits = fixture.submit(&[3; 40], 10_000).await;
+    for _ in 0..10 {
+        fixture.gate.send(()).expect("the probe listens");
+    }
+    assert_eq!(finish(first).await, Ok(vec![1.0]));
+    assert_eq!(finish(fits).await, Ok(vec![3.0; 40]));
+    fixture.drained().await;
+}
+
+#[tokio::test]
+async fn work_that_was_taken_is_finished_after_the_last_handle_is_gone() {
+    let fixture = Fixture::start(true, 1);
+    let (first, second) = (fixture.submit(&[1], 10_000).await, fixture.submit(&[2], 10_000).await);
+    let Fixture { engine, gate, .. } = fixture;
+    drop(engine);
+    for _ in 0..2 {
+        gate.send(()).expect("the probe listens");
+    }
+    assert_eq!(finish(first).await, Ok(vec![1.0]));
+    assert_eq!(finish(second).await, Ok(vec![2.0]));
+}

@@ -1,0 +1,163 @@
+//! One call: its deadline, and what is counted about it.
+
+use std::{future::Future, time::Duration};
+
+use metrics::{counter, gauge, histogram};
+use sluice_core::{Time, admission::Work};
+use sluice_service::{
+    deadline,
+    status::{FieldFault, Refusal, code_name},
+};
+use tokio::time::Instant;
+use tonic::{Code, Request, Status};
+
+use super::App;
+use crate::{
+    engine::permit::Permit,
+    metrics::{self as counted, Outcome},
+};
+
+/// Longer deadlines are cut to this: nobody waits longer, and sums with it stay in range.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The answer is sent that much before the deadline: at the deadline itself tonic's own timer would
+/// answer, with CANCELLED (docs/adr/0005).
+const ANSWER_MARGIN: Duration = Duration::from_millis(2);
+
+/// A call being worked on. Dropped without [`end`](Self::end), it counts as cancelled.
+pub(super) struct Call {
+    rpc: &'static str,
+    pub(super) arrival: Instant,
+    pub(super) deadline: Instant,
+    code: Code,
+}
+
+impl Call {
+    /// Reads the deadline and counts the call. One whose deadline has passed is refused before any work.
+    pub(super) fn begin<T>(rpc: &'static str, request: &Request<T>, app: &App) -> Result<Self, Status> {
+        let arrival = deadline::arrival(request);
+        let timeout = deadline::timeout(request.metadata());
+        let call = Self::new(rpc, arrival, timeout.as_ref().copied().ok().flatten(), app);
+        match timeout {
+            Ok(_) => call.in_time(),
+            Err(fault) => call.end_with(Refusal::InvalidArgument(vec![fault])),
+        }
+    }
+
+    /// As [`begin`](Self::begin) for a request inside a call, bounded by the call's deadline.
+    pub(super) fn nested(rpc: &'static str, outer: Instant, timeout: Option<Duration>, app: &App) -> Self {
+        let mut call = Self::new(rpc, Instant::now(), timeout, app);
+        call.deadline = call.deadline.min(outer);
+        call
+    }
+
+    fn new(rpc: &'static str, arrival: Instant, timeout: Option<Duration>, app: &App) -> Self {
+        gauge!("sluice_requests_in_flight", "rpc" => rpc).increment(1);
+        let timeout = timeout.unwrap_or(app.0.default_deadline).min(TIMEOUT_MAX);
+        let deadline = arrival + timeout.saturating_sub(ANSWER_MARGIN.min(timeout / 4));
+        Self { rpc, arrival, deadline, code: Code::Cancelled }
+    }
+
+    fn in_time(self) -> Result<Self, Status> {
+        if Instant::now() < self.deadline {
+            return Ok(self);
+        }
+        self.end_with(Refusal::DeadlineExceeded { phase: "arrival" })
+    }
+
+    fn end_with(mut self, refusal: Refusal) -> Result<Self, Status> {
+        let status = Status::from(refusal);
+        self.end(status.code());
+        Err(status)
+    }
+
+    /// Notes how the call ended.
+    pub(super) fn end(&mut self, code: Code) {
+        self.code = code;
+    }
+
+    /// `work`, unless the deadline passes first.
+    pub(super) async fn within<T>(&self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        let expired = |_| Refusal::DeadlineExceeded { phase: "processing" };
+        tokio::time::timeout_at(self.deadline, work).await.map_err(expired)?
+    }
+
+    /// Runs a unary call to its end.
+    pub(super) async fn run<T>(mut self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Status> {
+        let result = self.within(work).await.map_err(Status::from);
+        self.end(result.as_ref().map_or_else(Status::code, |_| Code::Ok));
+        result
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        gauge!("sluice_requests_in_flight", "rpc" => self.rpc).decrement(1);
+        counter!("sluice_requests_total", "rpc" => self.rpc, "code" => code_name(self.code)).increment(1);
+        histogram!("sluice_request_duration_seconds", "rpc" => self.rpc).record(self.arrival.elapsed().as_secs_f64());
+    }
+}
+
+/// An admitted request. Dropped without [`end`](Self::end), it was cut off: by its deadline, else by
+/// its caller.
+pub(super) struct Admitted {
+    deadline: Instant,
+    outcome: Option<Outcome>,
+}
+
+impl Admitted {
+    /// Ends it the way the answer did.
+    pub(super) fn end(&mut self, refusal: Option<&Refusal>) {
+        self.outcome = Some(match refusal {
+            None => Outcome::Answered,
+            Some(Refusal::DeadlineExceeded { .. }) => Outcome::Expired,
+            Some(_) => Outcome::Failed,
+        });
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let expired = Instant::now() >= self.deadline;
+        let cut_off = if expired { Outcome::Expired } else { Outcome::Cancelled };
+        counted::finished(self.outcome.unwrap_or(cut_off));
+    }
+}
+
+impl App {
+    /// Room for what is known before tokenizing, at once or not at all.
+    pub(super) fn admit(&self, documents: usize, bytes: u64) -> Result<Permit, Refusal> {
+        let work = Work { documents: documents as u64, tokens: 0, bytes };
+        self.0.permits.try_admit(work).map_err(|rejected| overloaded(&rejected))
+    }
+
+    /// Room for the tokens too: from here on the request counts as admitted.
+    pub(super) fn admit_tokens(
+        &self,
+        permit: Permit,
+        tokens: u64,
+        deadline: Instant,
+    ) -> Result<(Permit, Admitted), Refusal> {
+        let permit = permit.grown(Work { tokens, ..Work::default() }).map_err(|rejected| overloaded(&rejected))?;
+        counted::admitted(self.0.permits.held());
+        Ok((permit, Admitted { deadline, outcome: None }))
+    }
+
+    /// A point of the runtime on the engine's clock.
+    pub(super) fn time(&self, instant: Instant) -> Time {
+        self.0.preparer.clock.time(instant)
+    }
+}
+
+fn overloaded(rejected: &sluice_core::admission::Rejected) -> Refusal {
+    counted::rejected(rejected.resource.name());
+    Refusal::ResourceExhausted {
+        what: format!("{} in flight", rejected.resource.name()),
+        limit: rejected.limit,
+        retry_after: rejected.retry_after,
+    }
+}
+
+/// A fault of a single field.
+pub(super) fn fault(field: &str, description: impl Into<String>) -> Refusal {
+    Refusal::InvalidArgument(vec![FieldFault { field: field.to_owned(), description: description.into() }])
+}

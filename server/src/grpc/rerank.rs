@@ -1,0 +1,273 @@
+//! `sluice.rerank.v1.RerankService`.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::{Stream, stream};
+use sluice_core::Lane;
+use sluice_proto::rerank::v1::{
+    Chunk, Method as WireMethod, RerankManyRequest, RerankManyResponse, RerankRequest, RerankResponse, RerankResult,
+    RerankStreamResponse, ScoreUpdate, ScoredDocument, Timing, Usage, rerank_service_server::RerankService,
+    rerank_stream_response::Update as WireUpdate,
+};
+use sluice_service::status::Refusal;
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::{
+    App,
+    call::{Admitted, Call},
+    refusal, rerank_many,
+};
+use crate::{
+    engine::{Answer, Progress, Submission},
+    job::{Method, RerankJob},
+    metrics,
+    models::Model,
+    prepare::{DocumentUnits, Prepared},
+    scoring::{Ranked, Scoring},
+    validate,
+};
+
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl RerankService for App {
+    async fn rerank(&self, request: Request<RerankRequest>) -> Result<Response<RerankResponse>, Status> {
+        let call = Call::begin("Rerank", &request, self)?;
+        let (arrival, deadline) = (call.arrival, call.deadline);
+        let work = async { self.rerank_whole(request.into_inner(), arrival, deadline).await };
+        call.run(Box::pin(work)).await.map(Response::new)
+    }
+
+    type RerankStreamStream = ResponseStream<RerankStreamResponse>;
+
+    async fn rerank_stream(
+        &self,
+        request: Request<RerankRequest>,
+    ) -> Result<Response<Self::RerankStreamStream>, Status> {
+        let call = Call::begin("RerankStream", &request, self)?;
+        let updates = Updates { call, state: State::Begin(self.clone(), Box::new(request.into_inner())) };
+        Ok(Response::new(Box::pin(stream::unfold(updates, Updates::next))))
+    }
+
+    type RerankManyStream = ResponseStream<RerankManyResponse>;
+
+    async fn rerank_many(
+        &self,
+        request: Request<Streaming<RerankManyRequest>>,
+    ) -> Result<Response<Self::RerankManyStream>, Status> {
+        Ok(Response::new(Box::pin(rerank_many::answer(self.clone(), request)?)))
+    }
+}
+
+/// The messages of one RerankStream call. Dropped with the call, and its work with it.
+struct Updates {
+    call: Call,
+    state: State,
+}
+
+enum State {
+    Begin(App, Box<RerankRequest>),
+    Running(Box<Run>),
+    Ended,
+}
+
+impl Updates {
+    async fn next(mut self) -> Option<(Result<RerankStreamResponse, Status>, Self)> {
+        let mut run = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Begin(app, request) => {
+                let (arrival, deadline) = (self.call.arrival, self.call.deadline);
+                match self.call.within(Box::pin(app.start_rerank(*request, arrival, deadline))).await {
+                    Ok(run) => Box::new(run),
+                    Err(refusal) => return Some(self.failed(refusal)),
+                }
+            }
+            State::Running(run) => run,
+            State::Ended => return None,
+        };
+        let step = self.call.within(run.next()).await;
+        run.note(&step);
+        let update = match step {
+            Ok(Step::Scores(scores)) => {
+                let update = WireUpdate::Scores(run.score_update(scores));
+                self.state = State::Running(run);
+                update
+            }
+            Ok(Step::Final(response)) => {
+                self.call.end(Code::Ok);
+                WireUpdate::Response(*response)
+            }
+            Err(refusal) => return Some(self.failed(refusal)),
+        };
+        Some((Ok(RerankStreamResponse { update: Some(update) }), self))
+    }
+
+    fn failed(mut self, refusal: Refusal) -> (Result<RerankStreamResponse, Status>, Self) {
+        let status = Status::from(refusal);
+        self.call.end(status.code());
+        (Err(status), self)
+    }
+}
+
+impl App {
+    /// From request to complete answer. The caller enforces the deadline.
+    pub(super) async fn rerank_whole(
+        &self,
+        request: RerankRequest,
+        arrival: Instant,
+        deadline: Instant,
+    ) -> Result<RerankResponse, Refusal> {
+        let mut run = self.start_rerank(request, arrival, deadline).await?;
+        loop {
+            let step = run.next().await;
+            run.note(&step);
+            if let Step::Final(response) = step? {
+                return Ok(*response);
+            }
+        }
+    }
+
+    /// Validates, admits, tokenizes and queues.
+    async fn start_rerank(&self, request: RerankRequest, arrival: Instant, deadline: Instant) -> Result<Run, Refusal> {
+        let warm = self.warm()?;
+        let job = Arc::new(validate::rerank(request, &warm.models, &self.0.limits)?);
+        let model = warm.models.get(job.model);
+        let permit = self.admit(job.documents.len(), job.bytes())?;
+        let prepared = self.0.preparer.rerank(&job, &model.text, model.tokens_max()).await?;
+        let (permit, admitted) = self.admit_tokens(permit, prepared.computed_tokens(), deadline)?;
+        let facts = Facts::new(&prepared, model, arrival);
+        let Prepared { sequences, documents, .. } = prepared;
+        let lane = Lane { model: job.model, operation: job.method.operation() };
+        let scoring = Scoring::new(&job, &documents);
+        let submission = Submission { lane, sequences, deadline: self.time(deadline), permit };
+        let answer = warm.engine.submit(submission).await.map_err(refusal)?;
+        Ok(Run { job, documents, scoring, answer, facts, admitted })
+    }
+}
+
+/// A request under way.
+pub(super) struct Run {
+    job: Arc<RerankJob>,
+    documents: Vec<DocumentUnits>,
+    scoring: Scoring,
+    answer: Answer,
+    facts: Facts,
+    admitted: Admitted,
+}
+
+/// What a request has come to.
+pub(super) enum Step {
+    /// Documents that have just been scored; at least one.
+    Scores(Vec<(u32, f32)>),
+    /// The complete answer.
+    Final(Box<RerankResponse>),
+}
+
+impl Run {
+    /// Waits for the next scores, or for the end.
+    async fn next(&mut self) -> Result<Step, Refusal> {
+        loop {
+            match self.answer.next().await.map_err(refusal)? {
+                Progress::Ready(results) => {
+                    let scored = self.scoring.absorb(results).map_err(|error| {
+                        tracing::error!(%error, "a backend broke its contract");
+                        Refusal::Internal
+                    })?;
+                    if !scored.is_empty() {
+                        return Ok(Step::Scores(scored));
+                    }
+                }
+                Progress::Done => return Ok(Step::Final(Box::new(self.response()))),
+            }
+        }
+    }
+
+    /// Counts the end, if this is it.
+    fn note(&mut self, step: &Result<Step, Refusal>) {
+        match step {
+            Ok(Step::Scores(_)) => {}
+            Ok(Step::Final(_)) => self.admitted.end(None),
+            Err(refusal) => self.admitted.end(Some(refusal)),
+        }
+    }
+
+    fn score_update(&self, scores: Vec<(u32, f32)>) -> ScoreUpdate {
+        ScoreUpdate {
+            documents: scores.into_iter().map(|(index, score)| ScoredDocument { index, score }).collect(),
+            scored: u32::try_from(self.scoring.scored()).unwrap_or(u32::MAX),
+            total: u32::try_from(self.documents.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn response(&self) -> RerankResponse {
+        let ranking = self.scoring.ranking(&self.job, &self.documents);
+        let (queue, compute) = self.answer.times();
+        self.facts.count_tokens();
+        RerankResponse {
+            results: ranking.into_iter().map(|place| self.result(place)).collect(),
+            usage: Some(self.facts.usage),
+            timing: Some(Timing {
+                queue: duration(queue),
+                tokenize: duration(self.facts.tokenize),
+                compute: duration(compute),
+                total: duration(self.facts.arrival.elapsed()),
+            }),
+            model: self.facts.model.clone(),
+            model_digest: self.facts.model_digest.clone(),
+            method: wire_method(self.job.method).into(),
+        }
+    }
+
+    fn result(&self, place: Ranked) -> RerankResult {
+        let Ranked { index, score, best_chunk } = place;
+        let (document, units) = (&self.job.documents[index], &self.documents[index]);
+        RerankResult {
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            id: document.id.clone(),
+            score,
+            tokens: units.tokens,
+            truncated: units.truncated,
+            best_chunk: best_chunk.map(|(index, bytes)| Chunk { index, byte_start: bytes.start, byte_end: bytes.end }),
+            text: self.job.return_text.then(|| document.text.clone()),
+        }
+    }
+}
+
+/// What the answer says besides the order.
+struct Facts {
+    arrival: Instant,
+    tokenize: std::time::Duration,
+    usage: Usage,
+    model: String,
+    model_digest: String,
+}
+
+impl Facts {
+    fn new(prepared: &Prepared, model: &Model, arrival: Instant) -> Self {
+        ::metrics::histogram!("sluice_tokenize_duration_seconds").record(prepared.tokenize.as_secs_f64());
+        let usage = Usage {
+            query_tokens: prepared.query_tokens,
+            document_tokens: prepared.document_tokens(),
+            computed_tokens: prepared.computed_tokens(),
+        };
+        let (model, model_digest) = (model.name.clone(), model.info.digest.clone());
+        Self { arrival, tokenize: prepared.tokenize, usage, model, model_digest }
+    }
+
+    fn count_tokens(&self) {
+        metrics::answered_tokens(self.usage.query_tokens, self.usage.document_tokens);
+    }
+}
+
+fn wire_method(method: Method) -> WireMethod {
+    match method {
+        Method::LateInteraction => WireMethod::LateInteraction,
+        Method::Dense => WireMethod::Dense,
+        Method::CrossEncoder => WireMethod::CrossEncoder,
+    }
+}
+
+/// Within the range of the wire's durations for anything a server can live through.
+fn duration(duration: std::time::Duration) -> Option<prost_types::Duration> {
+    duration.try_into().ok()
+}

@@ -1,0 +1,140 @@
+//! RerankMany: requests over one call, answers as they are ready.
+
+use std::{collections::HashSet, time::Duration};
+
+use futures_util::{
+    FutureExt, Stream, StreamExt,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
+use sluice_proto::rerank::v1::{RequestError, RerankManyRequest, RerankManyResponse, rerank_many_response::Outcome};
+use sluice_service::{deadline, status::Refusal};
+use tokio::time::Instant;
+use tonic::{Request, Status, Streaming};
+
+use super::{
+    App,
+    call::{Call, fault},
+};
+
+const RPC: &str = "RerankMany";
+/// Bytes of a request's id.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// A call without a deadline lives until its caller, its connection or the server ends.
+const UNBOUNDED: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The answers to a call's requests.
+pub(super) fn answer(
+    app: App,
+    request: Request<Streaming<RerankManyRequest>>,
+) -> Result<impl Stream<Item = Result<RerankManyResponse, Status>>, Status> {
+    let timeout =
+        deadline::timeout(request.metadata()).map_err(|fault| Status::from(Refusal::InvalidArgument(vec![fault])))?;
+    let deadline = deadline::arrival(&request) + timeout.unwrap_or(UNBOUNDED).min(UNBOUNDED);
+    let in_flight_max = app.0.limits.requests_in_flight_per_stream_max;
+    let many = Many {
+        app,
+        deadline,
+        in_flight_max,
+        requests: request.into_inner(),
+        open: true,
+        ids: HashSet::new(),
+        answers: FuturesUnordered::new(),
+        ended: false,
+    };
+    Ok(stream::unfold(many, Many::next))
+}
+
+struct Many {
+    app: App,
+    /// Of the call as a whole.
+    deadline: Instant,
+    in_flight_max: usize,
+    requests: Streaming<RerankManyRequest>,
+    /// The caller may send more, and we would read it.
+    open: bool,
+    /// Of requests in flight.
+    ids: HashSet<String>,
+    answers: FuturesUnordered<BoxFuture<'static, (String, Result<Outcome, Status>)>>,
+    ended: bool,
+}
+
+impl Many {
+    async fn next(mut self) -> Option<(Result<RerankManyResponse, Status>, Self)> {
+        while !self.ended {
+            if !self.open && self.answers.is_empty() {
+                // Drained: what was read has been answered, what was not is refused with the call.
+                let refusal =
+                    Refusal::Unavailable { reason: "DRAINING", message: "the server is stopping", retry_after: None };
+                return if self.app.0.drain.is_draining() { Some(self.end(refusal.into())) } else { None };
+            }
+            let more = self.open && self.answers.len() < self.in_flight_max;
+            tokio::select! {
+                biased;
+                Some((request_id, outcome)) = self.answers.next(), if !self.answers.is_empty() => {
+                    self.ids.remove(&request_id);
+                    let outcome = Some(outcome.unwrap_or_else(|status| Outcome::Error(error(&status))));
+                    return Some((Ok(RerankManyResponse { request_id, outcome }), self));
+                }
+                () = self.app.0.drain.begun(), if self.open => self.open = false,
+                () = tokio::time::sleep_until(self.deadline) => {
+                    return Some(self.end(Refusal::DeadlineExceeded { phase: "stream" }.into()));
+                }
+                request = self.requests.message(), if more => match request {
+                    Ok(Some(request)) => {
+                        if let Some(refused) = self.begin(request) {
+                            return Some((Ok(refused), self));
+                        }
+                    }
+                    Ok(None) => self.open = false,
+                    Err(status) => return Some(self.end(status)),
+                },
+            }
+        }
+        None
+    }
+
+    /// Starts a request, or answers one that cannot be told apart.
+    fn begin(&mut self, request: RerankManyRequest) -> Option<RerankManyResponse> {
+        let RerankManyRequest { request_id, request, timeout } = request;
+        let refuse = |request_id: &str, field, description: &str| {
+            let status = Status::from(fault(field, description));
+            let outcome = Some(Outcome::Error(error(&status)));
+            Some(RerankManyResponse { request_id: request_id.to_owned(), outcome })
+        };
+        if request_id.is_empty() || request_id.len() > REQUEST_ID_BYTES_MAX {
+            return refuse(&request_id, "request_id", "must be 1 to 128 bytes");
+        }
+        if self.ids.contains(&request_id) {
+            return refuse(&request_id, "request_id", "is in flight on this call already");
+        }
+        let Some(request) = request else { return refuse(&request_id, "request", "is required") };
+        let Ok(timeout) = timeout.map(Duration::try_from).transpose() else {
+            return refuse(&request_id, "timeout", "must not be negative or out of range");
+        };
+        let app = self.app.clone();
+        let call = Call::nested(RPC, self.deadline, timeout, &app);
+        self.ids.insert(request_id.clone());
+        let answer = async move {
+            let (arrival, deadline) = (call.arrival, call.deadline);
+            let result = call.run(app.rerank_whole(request, arrival, deadline)).await;
+            (request_id, result.map(Outcome::Response))
+        };
+        self.answers.push(answer.boxed());
+        None
+    }
+
+    fn end(mut self, status: Status) -> (Result<RerankManyResponse, Status>, Self) {
+        self.ended = true;
+        self.answers.clear();
+        (Err(status), self)
+    }
+}
+
+fn error(status: &Status) -> RequestError {
+    RequestError {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        status_details: status.details().to_vec(),
+    }
+}

@@ -1,0 +1,196 @@
+//! `sluice-server`: reads flags, environment and clock, and runs the library.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the rim: reads flags and environment, prints results"
+)]
+
+use std::{
+    io::{IsTerminal, Write},
+    net::SocketAddr,
+    num::NonZero,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Parser;
+use sluice_inference::{HubSettings, Progress, SilentProgress, TerminalProgress};
+use sluice_server::{Server, ServerConfig, quickstart, serve::Machine};
+use sluice_service::{
+    config::{ConfigFaults, ConfigFile, Layers, load_and_check, render},
+    drain::{Drain, Ending},
+    telemetry::init_logs,
+};
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+/// Variables with our prefix that are somebody else's: the client's, and a switch of the tests.
+const FOREIGN_VARIABLES: [&str; 2] = ["SLUICE_URL", "SLUICE_REQUIRE_MODEL"];
+/// Width of the quickstart's table.
+const TABLE_COLUMNS: usize = 100;
+/// Printed below it.
+const TRY_IT: &str = "cargo run --release -p sluice-client --bin sluice -- rerank --query QUESTION FILE";
+
+/// Reranks documents over gRPC.
+///
+/// Every key of the configuration can also be set by environment: SLUICE_LISTEN,
+/// SLUICE_GRPC__MAX_MESSAGE_SIZE, ... (file < environment < flags; --print-config shows the result).
+#[derive(Parser)]
+#[command(name = "sluice-server", version)]
+struct Flags {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address of the gRPC port [default: 127.0.0.1:50051].
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Address of the Prometheus port; off unless given.
+    #[arg(long, value_name = "ADDR")]
+    metrics_listen: Option<SocketAddr>,
+    /// A model to serve: a folder, hf:ORG/NAME[@REVISION], pip:PACKAGE==VERSION, scripted:FILE.toml or
+    /// default. Repeatable; the first answers requests that name none; none means the pinned default model.
+    #[arg(long = "model", value_name = "NAME=SOURCE")]
+    models: Vec<String>,
+    /// What computes: auto, cpu or cuda.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Print the resolved configuration and exit.
+    #[arg(long)]
+    print_config: bool,
+    /// Serve, and show a ranking of bundled text that came through the port.
+    #[arg(long)]
+    quickstart: bool,
+    /// With --quickstart: stop after the ranking.
+    #[arg(long, requires = "quickstart")]
+    exit: bool,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let config = match configuration(&flags) {
+        Ok(config) => config,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if flags.print_config {
+        print!("{}", render(&config));
+        return ExitCode::SUCCESS;
+    }
+    match run(config, &flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluice-server: {error:#}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn run(config: ServerConfig, flags: &Flags) -> anyhow::Result<()> {
+    let on_terminal = std::io::stderr().is_terminal();
+    init_logs(config.log.format, &config.log.filter, on_terminal)?;
+    let machine = machine(on_terminal);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("sluice-network").build()?;
+    let result = runtime.block_on(async {
+        let server = Server::bind(config, machine).await?;
+        if flags.quickstart { serve_and_show(server, flags.exit).await } else { serve(server).await }
+    });
+    // Model loading may still hold a thread; nothing on it is worth waiting for.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn serve(server: Server) -> anyhow::Result<()> {
+    let drain = Drain::new();
+    tokio::spawn(drain.clone().follow_termination());
+    report(server.run(drain).await?);
+    Ok(())
+}
+
+async fn serve_and_show(server: Server, exit: bool) -> anyhow::Result<()> {
+    let address = server.local_addr()?;
+    let mut serving = server.serving();
+    let drain = Drain::new();
+    tokio::spawn(drain.clone().follow_termination());
+    let running = tokio::spawn(server.run(drain.clone()));
+    if serving.wait_for(|serving| *serving).await.is_err() {
+        // It ended before it served, and says why.
+        running.await??;
+        anyhow::bail!("the server stopped before it served");
+    }
+    let shown = quickstart::ranking(address, TABLE_COLUMNS).await;
+    if let Ok(ranking) = &shown {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{ranking}")?;
+        if !exit {
+            writeln!(out, "Serving on http://{address} until Ctrl-C; ask it with: {TRY_IT}")?;
+        }
+    }
+    if exit || shown.is_err() {
+        // Nobody balances to a quickstart: no need to wait for anybody to notice.
+        drain.cut();
+    }
+    report(running.await??);
+    shown.map(|_| ()).map_err(Into::into)
+}
+
+fn report(ending: Ending) {
+    match ending {
+        Ending::Finished | Ending::Unasked => tracing::info!("stopped; every request was answered"),
+        Ending::Unfinished => tracing::warn!("stopped; what was unfinished was cut off"),
+    }
+}
+
+fn configuration(flags: &Flags) -> Result<ServerConfig, String> {
+    let file = match &flags.config {
+        None => None,
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(text) => Some(ConfigFile { path: path.clone(), text }),
+            Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+        },
+    };
+    let environment = std::env::vars().filter(|(name, _)| !FOREIGN_VARIABLES.contains(&name.as_str())).collect();
+    let layers = Layers { file, environment, flags: flag_layer(flags)? };
+    load_and_check(&layers, ServerConfig::faults).map_err(|faults: ConfigFaults| faults.to_string())
+}
+
+/// Flags as the uppermost layer of the configuration.
+fn flag_layer(flags: &Flags) -> Result<toml::Table, String> {
+    let mut layer = toml::Table::new();
+    let mut set = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            layer.insert(key.to_owned(), value.into());
+        }
+    };
+    set("listen", flags.listen.map(|address| address.to_string()));
+    set("metrics_listen", flags.metrics_listen.map(|address| address.to_string()));
+    set("device", flags.device.clone());
+    let mut models = Vec::new();
+    for model in &flags.models {
+        let Some((name, source)) = model.split_once('=') else {
+            return Err(format!("--model {model:?}: expected NAME=SOURCE"));
+        };
+        let table = [("name", name), ("source", source)].map(|(key, value)| (key.to_owned(), value.into()));
+        models.push(toml::Value::Table(table.into_iter().collect()));
+    }
+    if !models.is_empty() {
+        layer.insert("model".to_owned(), models.into());
+    }
+    Ok(layer)
+}
+
+/// What the machine offers.
+fn machine(on_terminal: bool) -> Machine {
+    let progress: Arc<dyn Progress> = if on_terminal { Arc::new(TerminalProgress) } else { Arc::new(SilentProgress) };
+    Machine {
+        cache_dir: dirs::cache_dir().unwrap_or_else(std::env::temp_dir).join("sluice").join("models"),
+        hub: HubSettings::from_variables(|name| std::env::var(name).ok()),
+        processors: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
+        progress,
+    }
+}

@@ -1,0 +1,152 @@
+//! Names, buckets and handles of the server's metrics.
+//!
+//! Two sums hold whenever nothing is in flight, and tests check them:
+//! `admitted = Σ finished{outcome}` and `units{enqueued} = Σ units{dispatched, cancelled, expired}`.
+
+use metrics::{
+    Counter, Gauge, Histogram, Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use sluice_core::{Operation, admission::Work};
+
+const SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const TOKENS: &[f64] = &[16.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0];
+const SEQUENCES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+const RATIO: &[f64] = &[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0];
+
+/// Histogram buckets by metric name.
+pub const BUCKETS: &[(&str, &[f64])] = &[
+    ("sluice_request_duration_seconds", SECONDS),
+    ("sluice_queue_duration_seconds", SECONDS),
+    ("sluice_tokenize_duration_seconds", SECONDS),
+    ("sluice_compute_duration_seconds", SECONDS),
+    ("sluice_batch_tokens", TOKENS),
+    ("sluice_batch_sequences", SEQUENCES),
+    ("sluice_batch_fill_ratio", RATIO),
+];
+
+/// Writes each metric's help text. Once per process, after the recorder is installed.
+pub fn describe() {
+    describe_counter!("sluice_requests_total", "Finished calls (of RerankMany: requests), by rpc and gRPC code");
+    describe_gauge!("sluice_requests_in_flight", "Calls (of RerankMany: requests) being worked on, by rpc");
+    describe_histogram!("sluice_request_duration_seconds", "From arrival to the last message, by rpc");
+    describe_counter!("sluice_admitted_total", "Requests admitted");
+    describe_counter!("sluice_rejected_total", "Requests refused at admission, by the resource that ran out");
+    describe_counter!("sluice_finished_total", "Admitted requests that ended, by outcome");
+    describe_gauge!("sluice_admitted_documents", "Documents of requests inside");
+    describe_gauge!("sluice_admitted_tokens", "Tokens of requests inside");
+    describe_gauge!("sluice_admitted_bytes", "Bytes of text of requests inside");
+    describe_histogram!("sluice_tokenize_duration_seconds", "Tokenizing of a request, the wait for a thread included");
+    describe_histogram!("sluice_queue_duration_seconds", "From a request's submission to its first batch");
+    describe_histogram!("sluice_compute_duration_seconds", "One batch on its device, by operation");
+    describe_histogram!("sluice_batch_tokens", "Tokens of a batch, without padding");
+    describe_histogram!("sluice_batch_sequences", "Sequences of a batch");
+    describe_histogram!("sluice_batch_fill_ratio", "Tokens of a batch over its budget");
+    describe_counter!("sluice_computed_tokens_total", "Tokens that went through a model; kind=padding is waste");
+    describe_counter!("sluice_units_total", "Units by event: enqueued, dispatched, cancelled, expired");
+    describe_gauge!("sluice_queue_units", "Units waiting for a batch");
+    describe_gauge!("sluice_queue_tokens", "Tokens waiting for a batch");
+    describe_gauge!("sluice_batches_in_flight", "Batches dispatched and not completed");
+    describe_counter!("sluice_batch_faults_total", "Batches that failed on the device, by kind");
+    describe_counter!("sluice_tokens_total", "Tokens of answered requests, by kind: query, document");
+    describe_gauge!("sluice_model_info", "1 per loaded model; what it is stands in the labels");
+}
+
+/// How an admitted request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With a complete answer.
+    Answered,
+    /// Its caller left, or gave up.
+    Cancelled,
+    /// Its deadline passed.
+    Expired,
+    /// With any other error.
+    Failed,
+}
+
+/// Counts an admitted request.
+pub fn admitted(held: Work) {
+    counter!("sluice_admitted_total").increment(1);
+    self::held(held);
+}
+
+/// Counts a refused one.
+pub fn rejected(resource: &'static str) {
+    counter!("sluice_rejected_total", "resource" => resource).increment(1);
+}
+
+/// Counts the end of an admitted request.
+pub fn finished(outcome: Outcome) {
+    let outcome = match outcome {
+        Outcome::Answered => "answered",
+        Outcome::Cancelled => "cancelled",
+        Outcome::Expired => "expired",
+        Outcome::Failed => "failed",
+    };
+    counter!("sluice_finished_total", "outcome" => outcome).increment(1);
+}
+
+/// Counts the tokens of an answered request.
+pub fn answered_tokens(query: u64, document: u64) {
+    counter!("sluice_tokens_total", "kind" => "query").increment(query);
+    counter!("sluice_tokens_total", "kind" => "document").increment(document);
+}
+
+/// Shows what is inside.
+pub fn held(held: Work) {
+    gauge!("sluice_admitted_documents").set(held.documents as f64);
+    gauge!("sluice_admitted_tokens").set(held.tokens as f64);
+    gauge!("sluice_admitted_bytes").set(held.bytes as f64);
+}
+
+/// Shows a loaded model.
+pub fn model(labels: Vec<Label>) {
+    gauge!("sluice_model_info", labels).set(1.0);
+}
+
+/// Handles of the driver, looked up once.
+pub(crate) struct QueueMetrics {
+    pub(crate) enqueued: Counter,
+    pub(crate) dispatched: Counter,
+    pub(crate) cancelled: Counter,
+    pub(crate) expired: Counter,
+    pub(crate) queue_units: Gauge,
+    pub(crate) queue_tokens: Gauge,
+    pub(crate) batches_in_flight: Gauge,
+    pub(crate) queue_seconds: Histogram,
+    pub(crate) batch_tokens: Histogram,
+    pub(crate) batch_sequences: Histogram,
+    pub(crate) batch_fill: Histogram,
+}
+
+impl QueueMetrics {
+    pub(crate) fn new() -> Self {
+        let unit = |event: &'static str| counter!("sluice_units_total", "event" => event);
+        Self {
+            enqueued: unit("enqueued"),
+            dispatched: unit("dispatched"),
+            cancelled: unit("cancelled"),
+            expired: unit("expired"),
+            queue_units: gauge!("sluice_queue_units"),
+            queue_tokens: gauge!("sluice_queue_tokens"),
+            batches_in_flight: gauge!("sluice_batches_in_flight"),
+            queue_seconds: histogram!("sluice_queue_duration_seconds"),
+            batch_tokens: histogram!("sluice_batch_tokens"),
+            batch_sequences: histogram!("sluice_batch_sequences"),
+            batch_fill: histogram!("sluice_batch_fill_ratio"),
+        }
+    }
+}
+
+/// Counts a batch that was computed: real tokens, padding, seconds.
+pub(crate) fn computed(operation: Operation, tokens: usize, padding: usize, seconds: f64) {
+    counter!("sluice_computed_tokens_total", "kind" => "real").increment(tokens as u64);
+    counter!("sluice_computed_tokens_total", "kind" => "padding").increment(padding as u64);
+    histogram!("sluice_compute_duration_seconds", "operation" => operation.name()).record(seconds);
+}
+
+/// Counts a batch that failed.
+pub(crate) fn batch_fault(kind: &'static str) {
+    counter!("sluice_batch_faults_total", "kind" => kind).increment(1);
+}

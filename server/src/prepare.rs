@@ -1,0 +1,256 @@
+//! From texts to sequences: tokenizing, cutting, chunking, pairing.
+//!
+//! The query is tokenized once and spliced into every pair. It is never cut: one that does not fit is
+//! refused. Documents are cut or chunked, and say so.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use sluice_core::batch::{QueryVectors, Role, Sequence};
+use sluice_inference::{TextEncoder, TextTokens, TokenizeError};
+use sluice_service::status::{FieldFault, Refusal};
+
+use crate::{
+    engine::{
+        Clock,
+        tokenizer_pool::{TaskLost, TokenizerPool},
+    },
+    job::{EncodeJob, LongDocument, Method, RerankJob},
+};
+
+/// A request as sequences, and what its units mean.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The query first, where it is a sequence of its own; then every document's chunks.
+    pub sequences: Vec<Sequence>,
+    /// By document, in order.
+    pub documents: Vec<DocumentUnits>,
+    /// Tokens of the query, its special tokens included; 0 if there is none.
+    pub query_tokens: u64,
+    /// What tokenizing took, the wait for a thread included.
+    pub tokenize: Duration,
+}
+
+impl Prepared {
+    /// Tokens of all sequences: what goes through the model.
+    #[must_use]
+    pub fn computed_tokens(&self) -> u64 {
+        self.sequences.iter().map(|sequence| sequence.input_ids.len() as u64).sum()
+    }
+
+    /// Tokens of all documents (or pairs) as read.
+    #[must_use]
+    pub fn document_tokens(&self) -> u64 {
+        self.documents.iter().map(|document| u64::from(document.tokens)).sum()
+    }
+}
+
+/// One document's units.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DocumentUnits {
+    /// Index of its first unit; the others follow.
+    pub first_unit: u32,
+    /// Where each of its units begins and ends in its text, in bytes; at least one.
+    pub chunks: Vec<Range<u32>>,
+    /// Tokens over all its units, special tokens included.
+    pub tokens: u32,
+    /// A part of the text was not read.
+    pub truncated: bool,
+}
+
+/// What preparing needs besides the job. Cheap to clone.
+#[derive(Clone)]
+pub struct Preparer {
+    /// Threads that tokenize.
+    pub pool: TokenizerPool,
+    /// For the time it takes.
+    pub clock: Clock,
+    /// Chunks of one document that are read.
+    pub chunks_per_document_max: usize,
+}
+
+impl Preparer {
+    /// Tokenizes a rerank job and lays it out for a model that takes sequences of `tokens_max`.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidArgument`] for a query that does not fit the model.
+    pub async fn rerank(
+        &self,
+        job: &Arc<RerankJob>,
+        text: &Arc<TextEncoder>,
+        tokens_max: usize,
+    ) -> Result<Prepared, Refusal> {
+        let begin = self.clock.now();
+        let query = Arc::new(self.query(job, text).await?);
+        let room = document_room(job.method, text, query.len(), tokens_max)?;
+        let cutter = Cutter {
+            chunk_tokens: job.document_tokens_max.map_or(room, |max| max.min(room)),
+            chunks_max: if job.long_document == LongDocument::Cut { 1 } else { self.chunks_per_document_max },
+        };
+        let read = {
+            let (job, text, query) = (Arc::clone(job), Arc::clone(text), Arc::clone(&query));
+            move |index: usize| {
+                let tokens = text.tokens(&job.documents[index].text, Some(cutter.tokens_needed()))?;
+                Ok(cutter.cut(&tokens, |ids| match job.method {
+                    Method::CrossEncoder => text.pair(&query, ids),
+                    Method::LateInteraction | Method::Dense => alone(&text, ids),
+                }))
+            }
+        };
+        let pieces = self.pool.map(job.documents.len(), read).await.map_err(lost)?;
+        let mut layout = Layout::default();
+        if job.method.encodes_query_alone() {
+            layout.query(job.method, text.single(&query));
+        }
+        for piece in pieces {
+            layout.document(job.method, piece.map_err(|error| failed(&error))?);
+        }
+        let query_tokens = (query.len() + text.special_tokens_single()) as u64;
+        Ok(layout.finish(query_tokens, self.clock.now().since(begin)))
+    }
+
+    /// Tokenizes an encode job and lays it out: one unit per text.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] if the tokenizer fails.
+    pub async fn encode(&self, job: &Arc<EncodeJob>, text: &Arc<TextEncoder>) -> Result<Prepared, Refusal> {
+        let begin = self.clock.now();
+        let cutter = Cutter { chunk_tokens: job.tokens_max - text.special_tokens_single(), chunks_max: 1 };
+        let read = {
+            let (job, text) = (Arc::clone(job), Arc::clone(text));
+            move |index: usize| {
+                let tokens = text.tokens(&job.texts[index], Some(cutter.tokens_needed()))?;
+                Ok(cutter.cut(&tokens, |ids| alone(&text, ids)))
+            }
+        };
+        let pieces = self.pool.map(job.texts.len(), read).await.map_err(lost)?;
+        let mut layout = Layout::default();
+        for piece in pieces {
+            layout.document(Method::Dense, piece.map_err(|error| failed(&error))?);
+        }
+        Ok(layout.finish(0, self.clock.now().since(begin)))
+    }
+
+    async fn query(&self, job: &Arc<RerankJob>, text: &Arc<TextEncoder>) -> Result<Vec<u32>, Refusal> {
+        let read = {
+            let (job, text) = (Arc::clone(job), Arc::clone(text));
+            move |_| text.tokens(&job.query, None)
+        };
+        let tokens = self.pool.map(1, read).await.map_err(lost)?.pop().ok_or(Refusal::Internal)?;
+        Ok(tokens.map_err(|error| failed(&error))?.ids)
+    }
+}
+
+/// Tokens of a document that fit beside the query; at least one.
+fn document_room(method: Method, text: &TextEncoder, query_tokens: usize, tokens_max: usize) -> Result<usize, Refusal> {
+    let (beside_query, beside_document) = match method {
+        // One token of the document must fit into the pair.
+        Method::CrossEncoder => (text.special_tokens_pair() + 1, text.special_tokens_pair() + query_tokens),
+        Method::LateInteraction | Method::Dense => (text.special_tokens_single(), text.special_tokens_single()),
+    };
+    if query_tokens + beside_query > tokens_max {
+        let most = tokens_max.saturating_sub(beside_query);
+        return Err(Refusal::InvalidArgument(vec![FieldFault {
+            field: "query.text".to_owned(),
+            description: format!("has {query_tokens} tokens, the model has room for {most}; a query is never cut"),
+        }]));
+    }
+    Ok(tokens_max.saturating_sub(beside_document).max(1))
+}
+
+fn alone(text: &TextEncoder, ids: &[u32]) -> (Vec<u32>, u32) {
+    let ids = text.single(ids);
+    let end = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+    (ids, end)
+}
+
+/// Cuts a text's tokens into what is read at once.
+#[derive(Clone, Copy)]
+struct Cutter {
+    /// Tokens of a chunk, special tokens not counted; may be 0 for a text of special tokens alone.
+    chunk_tokens: usize,
+    /// At least 1.
+    chunks_max: usize,
+}
+
+/// A document's chunks: input ids, where the second segment begins, and bytes of the text.
+struct Pieces {
+    sequences: Vec<(Vec<u32>, u32)>,
+    chunks: Vec<Range<u32>>,
+    truncated: bool,
+}
+
+impl Cutter {
+    /// One more than is read tells whether there is more.
+    fn tokens_needed(self) -> usize {
+        self.chunk_tokens.saturating_mul(self.chunks_max).saturating_add(1)
+    }
+
+    fn cut(self, tokens: &TextTokens, wrap: impl Fn(&[u32]) -> (Vec<u32>, u32)) -> Pieces {
+        let read = tokens.ids.len().min(self.tokens_needed() - 1);
+        let mut pieces = Pieces {
+            sequences: Vec::new(),
+            chunks: Vec::new(),
+            truncated: read < tokens.ids.len() || !tokens.complete,
+        };
+        let mut start = 0;
+        // A text without tokens still is one sequence, of special tokens.
+        while start < read || pieces.sequences.is_empty() {
+            let end = read.min(start + self.chunk_tokens);
+            let bytes = match tokens.offsets.get(start..end) {
+                Some([first, .., last]) => first.0..last.1,
+                Some([only]) => only.0..only.1,
+                Some([]) | None => 0..0,
+            };
+            pieces.sequences.push(wrap(&tokens.ids[start..end]));
+            pieces.chunks.push(bytes);
+            start = end;
+        }
+        pieces
+    }
+}
+
+/// Lays sequences out: unit indices in the order in which they will be computed.
+#[derive(Default)]
+struct Layout {
+    sequences: Vec<Sequence>,
+    documents: Vec<DocumentUnits>,
+    vectors: Arc<QueryVectors>,
+}
+
+impl Layout {
+    fn query(&mut self, method: Method, ids: Vec<u32>) {
+        let role = match method {
+            Method::LateInteraction => Role::Query(Arc::clone(&self.vectors)),
+            Method::Dense | Method::CrossEncoder => Role::Plain,
+        };
+        self.sequences.push(Sequence::single(ids, role));
+    }
+
+    fn document(&mut self, method: Method, pieces: Pieces) {
+        let first_unit = u32::try_from(self.sequences.len()).unwrap_or(u32::MAX);
+        let mut tokens = 0;
+        for (input_ids, second_segment_start) in pieces.sequences {
+            tokens += u32::try_from(input_ids.len()).unwrap_or(u32::MAX);
+            let role = match method {
+                Method::LateInteraction => Role::Document(Arc::clone(&self.vectors)),
+                Method::Dense | Method::CrossEncoder => Role::Plain,
+            };
+            self.sequences.push(Sequence { input_ids, second_segment_start, role });
+        }
+        self.documents.push(DocumentUnits { first_unit, chunks: pieces.chunks, tokens, truncated: pieces.truncated });
+    }
+
+    fn finish(self, query_tokens: u64, tokenize: Duration) -> Prepared {
+        Prepared { sequences: self.sequences, documents: self.documents, query_tokens, tokenize }
+    }
+}
+
+fn lost(_: TaskLost) -> Refusal {
+    Refusal::Internal
+}
+
+/// Any text can be tokenized; a tokenizer that cannot is broken, which is not the caller's doing.
+fn failed(error: &TokenizeError) -> Refusal {
+    tracing::error!(%error, "tokenizing failed");
+    Refusal::Internal
+}

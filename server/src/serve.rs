@@ -1,0 +1,309 @@
+//! A server's life: bind, load, warm up, serve, drain.
+
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duration};
+
+use metrics::Label;
+use sluice_core::{
+    Lane, Operation,
+    admission::Work,
+    batch::{QueryVectors, Role, Sequence},
+};
+use sluice_inference::{
+    CpuOptions, HubSettings, LoadedModel, ModelError, ModelInfo, Progress, Resolver, Source, SourceError,
+};
+use sluice_proto::{
+    FILE_DESCRIPTOR_SET,
+    model::v1::{encode_service_server::EncodeServiceServer, model_service_server::ModelServiceServer},
+    rerank::v1::rerank_service_server::RerankServiceServer,
+};
+use sluice_service::{
+    deadline::ArrivalLayer,
+    drain::{Drain, Ending},
+    grpc, grpc_service,
+    health::Health,
+    telemetry::{self, Metrics},
+};
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    ServerConfig,
+    config::ModelConfig,
+    engine::{
+        Clock, Engine, EngineConfig, EngineError, Progress as EngineProgress, Submission, permit::Permits,
+        tokenizer_pool::TokenizerPool,
+    },
+    grpc::{App, AppParts, Warm},
+    metrics as counted,
+    models::{Model, Models},
+    prepare::Preparer,
+};
+
+/// Health is reported for these and for the empty name.
+pub const SERVICES: [&str; 3] =
+    ["sluice.rerank.v1.RerankService", "sluice.model.v1.ModelService", "sluice.model.v1.EncodeService"];
+
+/// Units that wait: far more than admission lets in as documents, since a document may be many chunks.
+const QUEUED_UNITS_MAX: usize = 4_000_000;
+/// Requests looked at whose next unit does not fit a batch any more.
+const LOOK_AHEAD_REQUESTS_MAX: usize = 64;
+/// Tokens of a batch on the CPU where none are configured: enough for the matrix products to run at full
+/// speed, little enough that a newcomer does not wait long for the batch before it.
+const CPU_BATCH_TOKENS: u32 = 1024;
+/// Sequences of a batch: bounds what a batch of very short texts costs beside its tokens.
+const BATCH_SEQUENCES_MAX: u32 = 256;
+/// Time for a model's first batch.
+const WARM_UP_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What a server needs from the machine it runs on; `main` reads it once.
+#[derive(Clone)]
+pub struct Machine {
+    /// The user's cache folder for models.
+    pub cache_dir: PathBuf,
+    /// Where and whether the hub is reached.
+    pub hub: HubSettings,
+    /// Processors that this process may use.
+    pub processors: NonZero<usize>,
+    /// Shows downloads.
+    pub progress: Arc<dyn Progress>,
+}
+
+/// A server with its ports bound and nothing loaded.
+pub struct Server {
+    config: ServerConfig,
+    machine: Machine,
+    listener: TcpListener,
+    metrics_listener: Option<TcpListener>,
+    metrics: Metrics,
+    serving: watch::Sender<bool>,
+}
+
+/// Why a server did not start or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A port could not be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// Which one.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The metrics recorder could not be installed.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    /// A model could not be loaded.
+    #[error("model {name:?} ({from}): {source}")]
+    Model {
+        /// Its name.
+        name: String,
+        /// Its source, as configured.
+        from: String,
+        /// Why.
+        source: ModelError,
+    },
+    /// A model's source cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A model takes sequences longer than a batch may be.
+    #[error("model {name:?} takes {tokens_max} tokens, more than a batch of {batch_tokens_max}")]
+    BatchTooSmall {
+        /// Its name.
+        name: String,
+        /// Tokens of its longest sequence.
+        tokens_max: usize,
+        /// Tokens of a batch.
+        batch_tokens_max: u32,
+    },
+    /// A model's first batch failed.
+    #[error("model {name:?} failed its first batch: {source}")]
+    WarmUp {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: EngineError,
+    },
+    /// The wire's own descriptors do not fit together.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The transport failed.
+    #[error("gRPC transport: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+impl Server {
+    /// Binds the ports. Nothing is loaded and nothing accepted yet.
+    ///
+    /// # Errors
+    /// If a port cannot be bound or the metrics recorder cannot be installed.
+    pub async fn bind(config: ServerConfig, machine: Machine) -> Result<Self, ServerError> {
+        let metrics = telemetry::install_metrics(counted::BUCKETS)?;
+        counted::describe();
+        telemetry::describe_build(env!("CARGO_PKG_VERSION"), None);
+        let listener = bind(config.listen).await?;
+        let metrics_listener = match config.metrics_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        Ok(Self { config, machine, listener, metrics_listener, metrics, serving: watch::Sender::new(false) })
+    }
+
+    /// Where the gRPC port is; the port that was taken, if any would do.
+    ///
+    /// # Errors
+    /// If the system does not know.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Where the metrics port is, if there is one.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Whether the models are warm and calls are let in.
+    #[must_use]
+    pub fn serving(&self) -> watch::Receiver<bool> {
+        self.serving.subscribe()
+    }
+
+    /// Serves until `drain` is through. The port answers health checks from the start, and requests once
+    /// the models are warm.
+    ///
+    /// # Errors
+    /// If a model cannot be loaded or warmed up: the server then does not go on half-loaded.
+    pub async fn run(self, drain: Drain) -> Result<Ending, ServerError> {
+        let Self { config, machine, listener, metrics_listener, metrics, serving } = self;
+        let (health, health_service) = Health::new(&SERVICES);
+        let clock = Clock::start();
+        let pool = TokenizerPool::start(config.tokenizer_threads(machine.processors)).map_err(ServerError::Thread)?;
+        let preparer =
+            Preparer { pool, clock: clock.clone(), chunks_per_document_max: config.limits.chunks_per_document_max };
+        let app = App::new(AppParts {
+            limits: config.limits,
+            default_deadline: config.default_deadline,
+            permits: Permits::new(config.admission_limits(), clock.clone()),
+            preparer,
+            drain: drain.clone(),
+        });
+        let upkeep = tokio::spawn({
+            let metrics = metrics.clone();
+            async move { metrics.upkeep().await }
+        });
+        if let Some(listener) = metrics_listener {
+            tokio::spawn(telemetry::serve_metrics(listener, metrics, drain.stopping()));
+        }
+        let (reflection, reflection_alpha) = grpc::reflection(FILE_DESCRIPTOR_SET, &SERVICES)?;
+        let transport = config
+            .grpc
+            .server()
+            .layer(ArrivalLayer)
+            .add_service(health_service)
+            .add_service(reflection)
+            .add_service(reflection_alpha)
+            .add_service(grpc_service!(config.grpc, RerankServiceServer::new(app.clone())))
+            .add_service(grpc_service!(config.grpc, ModelServiceServer::new(app.clone())))
+            .add_service(grpc_service!(config.grpc, EncodeServiceServer::new(app.clone())))
+            .serve_with_incoming_shutdown(config.grpc.incoming(listener), drain.stopping());
+        let warm_up = async {
+            let warm = load(&config, &machine, clock).await?;
+            let mut device_up = warm.engine.device_up();
+            app.warm_up(warm);
+            serving.send_replace(true);
+            tracing::info!(listen = %config.listen, "serving");
+            loop {
+                let up = *device_up.borrow_and_update();
+                health.set_serving(up && !drain.is_draining());
+                if device_up.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let ending = tokio::select! {
+            ending = drain.serve(transport, &health, &config.drain) => ending.map_err(ServerError::Transport),
+            failed = warm_up => failed,
+        };
+        upkeep.abort();
+        ending
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|source| ServerError::Bind { address, source })
+}
+
+/// Loads every model on a thread of its own, starts the engine and runs each model's first batch.
+async fn load(config: &ServerConfig, machine: &Machine, clock: Clock) -> Result<Warm, ServerError> {
+    let loaded = {
+        let (config, machine) = (config.clone(), machine.clone());
+        let loading = tokio::task::spawn_blocking(move || load_models(&config, &machine));
+        loading.await.map_err(|error| ServerError::Thread(std::io::Error::other(error)))??
+    };
+    let (models, backends) = Models::split(loaded);
+    let engine_config = EngineConfig {
+        batch_tokens_max: Some(config.scheduler.batch_tokens_max).filter(|max| *max > 0),
+        queued_units_max: QUEUED_UNITS_MAX,
+        look_ahead_requests_max: LOOK_AHEAD_REQUESTS_MAX,
+    };
+    let batch_tokens_max = engine_config.scheduler(&backends).batch_tokens_max;
+    for (_, model) in models.iter() {
+        if model.tokens_max() > batch_tokens_max as usize {
+            let (name, tokens_max) = (model.name.clone(), model.tokens_max());
+            return Err(ServerError::BatchTooSmall { name, tokens_max, batch_tokens_max });
+        }
+    }
+    let engine = Engine::start(backends, engine_config, clock).map_err(ServerError::Thread)?;
+    for (index, model) in models.iter() {
+        first_batch(&engine, Lane { model: index, operation: model.default_method().operation() }, model)
+            .await
+            .map_err(|source| ServerError::WarmUp { name: model.name.clone(), source })?;
+    }
+    Ok(Warm { models, engine })
+}
+
+fn load_models(config: &ServerConfig, machine: &Machine) -> Result<Vec<(String, LoadedModel)>, ServerError> {
+    let cache = config.cache_dir.clone().unwrap_or_else(|| machine.cache_dir.clone());
+    let resolver = Resolver::new(cache, Arc::clone(&machine.progress)).with_hub(machine.hub.clone());
+    let options = CpuOptions {
+        batch_tokens_max: Some(config.scheduler.batch_tokens_max).filter(|max| *max > 0).unwrap_or(CPU_BATCH_TOKENS),
+        batch_sequences_max: BATCH_SEQUENCES_MAX,
+    };
+    let mut loaded = Vec::new();
+    for ModelConfig { name, source: from } in config.models() {
+        let source: Source = from.parse()?;
+        let model = sluice_inference::load(&source, &resolver, &options).map_err(|source| ServerError::Model {
+            name: name.clone(),
+            from,
+            source: Box::new(source),
+        })?;
+        let ModelInfo { digest, architecture, backend, max_tokens, .. } = &model.info;
+        tracing::info!(model = name, %source, digest, architecture, backend, max_tokens, "model loaded");
+        counted::model(vec![
+            Label::new("model", name.clone()),
+            Label::new("digest", digest.clone()),
+            Label::new("backend", *backend),
+        ]);
+        loaded.push((name, model));
+    }
+    Ok(loaded)
+}
+
+/// Runs one small batch, so that the first caller does not pay for what happens once.
+async fn first_batch(engine: &Engine, lane: Lane, model: &Model) -> Result<(), EngineError> {
+    let vectors = Arc::new(QueryVectors::default());
+    let roles = match lane.operation {
+        Operation::LateInteraction => vec![Role::Query(Arc::clone(&vectors)), Role::Document(vectors)],
+        Operation::CrossEncode | Operation::EncodeDense | Operation::EncodeTokens => vec![Role::Plain],
+    };
+    let ids = model.text.single(&[]);
+    let sequences = roles.into_iter().map(|role| Sequence::single(ids.clone(), role)).collect();
+    let permits = Permits::new(Work::default(), engine.clock().clone());
+    let permit = permits.try_admit(Work::default()).map_err(|_| EngineError::QueueFull)?;
+    let deadline = engine.clock().now() + WARM_UP_TIMEOUT;
+    let mut answer = engine.submit(Submission { lane, sequences, deadline, permit }).await?;
+    while answer.next().await? != EngineProgress::Done {}
+    Ok(())
+}

@@ -1,0 +1,253 @@
+//! The boundary: wire messages in, valid jobs out. Nothing behind it checks again.
+//!
+//! Every fault of a message is reported, each with the path of its field.
+
+use sluice_core::ModelIndex;
+use sluice_proto::{model::v1 as model_wire, rerank::v1 as wire};
+use sluice_service::status::{FieldFault, Refusal};
+
+use crate::{
+    config::Limits,
+    job::{Document, Dtype, EncodeJob, EncodeKind, LongDocument, Method, RerankJob, ScoreKind},
+    models::{Model, Models},
+};
+
+/// Bytes of a document's id.
+const DOCUMENT_ID_BYTES_MAX: usize = 512;
+/// Bytes of a model's name.
+const MODEL_NAME_BYTES_MAX: usize = 256;
+/// Faults listed in one answer: a request of nothing but faults must not be answered with a book.
+const FAULTS_MAX: usize = 32;
+
+/// Turns a rerank request into a job.
+///
+/// # Errors
+/// [`Refusal::NotFound`] for an unknown model, else [`Refusal::InvalidArgument`] with every fault.
+pub fn rerank(request: wire::RerankRequest, models: &Models, limits: &Limits) -> Result<RerankJob, Refusal> {
+    let mut faults = Faults::default();
+    faults.model_name(&request.model);
+    faults.top(&request);
+    let query = faults.query(request.query, limits);
+    let documents = faults.documents(request.documents, limits);
+    let method = faults.method(request.method);
+    let score_kind = faults.score_kind(request.score_kind);
+    let truncation = request.truncation.unwrap_or_default();
+    let long_document = faults.long_document(truncation.long_document);
+    let (model, entry) = find(models, &request.model, &faults)?;
+    let method = method.unwrap_or_else(|| entry.default_method());
+    faults.capability(entry, method, score_kind);
+    faults.finish()?;
+    Ok(RerankJob {
+        model,
+        method,
+        query,
+        documents,
+        top_n: (request.top_n > 0).then_some(request.top_n as usize),
+        min_score: request.min_score,
+        return_text: request.return_text,
+        document_tokens_max: (truncation.max_tokens_per_document > 0)
+            .then_some(truncation.max_tokens_per_document as usize),
+        long_document,
+        score_kind,
+    })
+}
+
+/// Turns an encode request into a job.
+///
+/// # Errors
+/// As for [`rerank`].
+pub fn encode(request: model_wire::EncodeRequest, models: &Models, limits: &Limits) -> Result<EncodeJob, Refusal> {
+    use model_wire::{DataType, EmbeddingKind};
+
+    let mut faults = Faults::default();
+    faults.model_name(&request.model);
+    faults.texts(&request.texts, limits);
+    let kind = match EmbeddingKind::try_from(request.kind) {
+        Ok(EmbeddingKind::Unspecified | EmbeddingKind::Dense) => EncodeKind::Dense,
+        Ok(EmbeddingKind::Token) => EncodeKind::Tokens,
+        Err(_) => faults.unknown_value("kind", request.kind, EncodeKind::Dense),
+    };
+    let dtype = match DataType::try_from(request.dtype) {
+        Ok(DataType::Unspecified | DataType::F32) => Dtype::F32,
+        Ok(DataType::F16) => Dtype::F16,
+        Err(_) => faults.unknown_value("dtype", request.dtype, Dtype::F32),
+    };
+    let (model, entry) = find(models, &request.model, &faults)?;
+    let supported = match kind {
+        EncodeKind::Dense => entry.info.encode_dense,
+        EncodeKind::Tokens => entry.info.encode_tokens,
+    };
+    if !supported {
+        faults.add("kind", format!("model {:?} does not offer this kind of embedding", entry.name));
+    }
+    let special_tokens = entry.text.special_tokens_single();
+    let tokens_max = match request.max_tokens as usize {
+        0 => entry.tokens_max(),
+        max => max.min(entry.tokens_max()),
+    };
+    if tokens_max < special_tokens {
+        faults.add("max_tokens", format!("must leave room for {special_tokens} special tokens"));
+    }
+    faults.finish()?;
+    Ok(EncodeJob { model, texts: request.texts, kind, dtype, tokens_max })
+}
+
+/// A tokenize request that may be answered.
+#[derive(Debug)]
+pub struct TokenizeJob {
+    /// Which model's tokenizer.
+    pub model: ModelIndex,
+    /// At least one.
+    pub texts: Vec<String>,
+    /// Add special tokens.
+    pub add_special_tokens: bool,
+}
+
+/// Checks a tokenize request.
+///
+/// # Errors
+/// As for [`rerank`].
+pub fn tokenize(
+    request: model_wire::TokenizeRequest,
+    models: &Models,
+    limits: &Limits,
+) -> Result<TokenizeJob, Refusal> {
+    let mut faults = Faults::default();
+    faults.model_name(&request.model);
+    faults.texts(&request.texts, limits);
+    let (model, _) = find(models, &request.model, &faults)?;
+    faults.finish()?;
+    let model_wire::TokenizeRequest { texts, add_special_tokens, .. } = request;
+    Ok(TokenizeJob { model, texts, add_special_tokens })
+}
+
+/// Looks a model up. Faults found so far come before an unknown name.
+fn find<'a>(models: &'a Models, name: &str, faults: &Faults) -> Result<(ModelIndex, &'a Model), Refusal> {
+    models.find(name).ok_or_else(|| match faults.clone().finish() {
+        Err(refusal) => refusal,
+        Ok(()) => Refusal::NotFound { resource_type: "model", name: name.to_owned() },
+    })
+}
+
+/// Faults so far.
+#[derive(Clone, Default)]
+struct Faults(Vec<FieldFault>);
+
+impl Faults {
+    fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        if self.0.len() < FAULTS_MAX {
+            self.0.push(FieldFault { field: field.into(), description: description.into() });
+        }
+    }
+
+    fn unknown_value<T>(&mut self, field: &str, value: i32, otherwise: T) -> T {
+        self.add(field, format!("{value} is not a value of this enum"));
+        otherwise
+    }
+
+    fn finish(self) -> Result<(), Refusal> {
+        if self.0.is_empty() { Ok(()) } else { Err(Refusal::InvalidArgument(self.0)) }
+    }
+
+    fn model_name(&mut self, name: &str) {
+        if name.len() > MODEL_NAME_BYTES_MAX {
+            self.add("model", format!("must be at most {MODEL_NAME_BYTES_MAX} bytes"));
+        }
+    }
+
+    fn top(&mut self, request: &wire::RerankRequest) {
+        if request.min_score.is_some_and(f32::is_nan) {
+            self.add("min_score", "must not be NaN");
+        }
+    }
+
+    fn query(&mut self, query: Option<wire::Query>, limits: &Limits) -> String {
+        let Some(wire::query::Content::Text(text)) = query.and_then(|query| query.content) else {
+            self.add("query", "is required");
+            return String::new();
+        };
+        if text.trim().is_empty() {
+            self.add("query.text", "must not be empty");
+        }
+        if text.len() as u64 > limits.query_bytes_max {
+            self.add("query.text", format!("must be at most {} bytes", limits.query_bytes_max));
+        }
+        text
+    }
+
+    fn documents(&mut self, documents: Vec<wire::Document>, limits: &Limits) -> Vec<Document> {
+        self.count("documents", documents.len(), limits);
+        let mut jobs = Vec::with_capacity(documents.len());
+        for (index, document) in documents.into_iter().enumerate() {
+            if document.id.len() > DOCUMENT_ID_BYTES_MAX {
+                self.add(format!("documents[{index}].id"), format!("must be at most {DOCUMENT_ID_BYTES_MAX} bytes"));
+            }
+            let Some(wire::document::Content::Text(text)) = document.content else {
+                self.add(format!("documents[{index}]"), "must have a text");
+                continue;
+            };
+            self.text_bytes(|| format!("documents[{index}].text"), &text, limits);
+            jobs.push(Document { id: document.id, text });
+        }
+        jobs
+    }
+
+    fn texts(&mut self, texts: &[String], limits: &Limits) {
+        self.count("texts", texts.len(), limits);
+        for (index, text) in texts.iter().enumerate() {
+            self.text_bytes(|| format!("texts[{index}]"), text, limits);
+        }
+    }
+
+    fn count(&mut self, field: &str, count: usize, limits: &Limits) {
+        let max = limits.documents_per_request_max;
+        if count == 0 {
+            self.add(field, "must not be empty");
+        } else if count > max {
+            self.add(field, format!("must be at most {max}, got {count}"));
+        }
+    }
+
+    fn text_bytes(&mut self, field: impl FnOnce() -> String, text: &str, limits: &Limits) {
+        if text.len() as u64 > limits.document_bytes_max {
+            self.add(field(), format!("must be at most {} bytes", limits.document_bytes_max));
+        }
+    }
+
+    fn method(&mut self, value: i32) -> Option<Method> {
+        match wire::Method::try_from(value) {
+            Ok(wire::Method::Unspecified) => None,
+            Ok(wire::Method::LateInteraction) => Some(Method::LateInteraction),
+            Ok(wire::Method::Dense) => Some(Method::Dense),
+            Ok(wire::Method::CrossEncoder) => Some(Method::CrossEncoder),
+            Err(_) => self.unknown_value("method", value, None),
+        }
+    }
+
+    fn score_kind(&mut self, value: i32) -> ScoreKind {
+        match wire::ScoreKind::try_from(value) {
+            Ok(wire::ScoreKind::Unspecified | wire::ScoreKind::Raw) => ScoreKind::Raw,
+            Ok(wire::ScoreKind::Sigmoid) => ScoreKind::Sigmoid,
+            Err(_) => self.unknown_value("score_kind", value, ScoreKind::Raw),
+        }
+    }
+
+    fn long_document(&mut self, value: i32) -> LongDocument {
+        match wire::LongDocument::try_from(value) {
+            Ok(wire::LongDocument::Unspecified | wire::LongDocument::Cut) => LongDocument::Cut,
+            Ok(wire::LongDocument::ChunkMax) => LongDocument::ChunkMax,
+            Ok(wire::LongDocument::ChunkMean) => LongDocument::ChunkMean,
+            Err(_) => self.unknown_value("truncation.long_document", value, LongDocument::Cut),
+        }
+    }
+
+    fn capability(&mut self, model: &Model, method: Method, score_kind: ScoreKind) {
+        if !model.supports(method) {
+            let name = &model.name;
+            self.add("method", format!("model {name:?} does not offer it; ModelService/GetModel lists what it offers"));
+        }
+        if score_kind == ScoreKind::Sigmoid && method != Method::CrossEncoder {
+            self.add("score_kind", "SIGMOID is for cross_encoder: other scores are no logits");
+        }
+    }
+}
