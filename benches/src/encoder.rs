@@ -69,6 +69,14 @@ impl Method {
         }
     }
 
+    fn on_the_wire(self) -> sluice_client::Method {
+        match self {
+            Self::Dense => sluice_client::Method::Dense,
+            Self::LateInteraction => sluice_client::Method::LateInteraction,
+            Self::CrossEncoder => sluice_client::Method::CrossEncoder,
+        }
+    }
+
     fn operation(self) -> Operation {
         match self {
             Self::Dense => Operation::EncodeDense,
@@ -104,7 +112,7 @@ pub fn run(options: &Options, machine: &Machine) -> anyhow::Result<Report> {
     let (folder, head) = model_folder(machine, scratch.path())?;
 
     let mut ours = InProcess::load(&folder, &CPU_OPTIONS, options.threads, machine.clock)?;
-    let served = OverGrpc::start(&folder, options.threads, machine)?;
+    let served = OverGrpc::start(&folder, CPU_OPTIONS.batch_tokens_max, options.threads, machine)?;
     let limits = (options.threads, ours.max_tokens());
     let rival = OnnxRuntime::start(machine, &folder, scratch.path(), limits)?;
 
@@ -192,16 +200,12 @@ fn measure(
         &mut rival.contender(Precision::Int8, case.method, int8_batch),
     ];
     let tracks = interleave(contenders, &case.requests, passes)?;
-    let [ours, rival_f32, served, rival_int8] = <[Track; 4]>::try_from(tracks)
-        .map_err(|tracks| anyhow::anyhow!("{} tracks of 4 contenders", tracks.len()))?;
+    let [ours, rival_f32, served, rival_int8] =
+        <[Track; 4]>::try_from(tracks).map_err(|tracks| anyhow::anyhow!("{} tracks of 4 contenders", tracks.len()))?;
     let tracks = Tracks { ours, served, rival_f32, rival_int8 };
     report.rows.extend(tracks.rows(&case.name));
     report.faults.extend(tracks.faults(&case.name));
-    report.notes.push(format!(
-        "{}: {}; its batches: f32 {f32_batch}, int8 {int8_batch}",
-        case.name,
-        tracks.summary()
-    ));
+    report.notes.push(format!("{}: {}; its batches: f32 {f32_batch}, int8 {int8_batch}", case.name, tracks.summary()));
     Ok(())
 }
 

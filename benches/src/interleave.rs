@@ -214,8 +214,7 @@ pub(crate) mod tests {
 
     #[test]
     fn not_a_number_differs_from_everything() {
-        let track =
-            |score| Track { name: String::new(), passes: Vec::new(), scores: vec![vec![1.0, score, 1.0]] };
+        let track = |score| Track { name: String::new(), passes: Vec::new(), scores: vec![vec![1.0, score, 1.0]] };
         assert_eq!(track(f32::NAN).largest_difference(&track(1.0)), f64::INFINITY);
     }
 

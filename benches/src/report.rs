@@ -184,7 +184,9 @@ mod tests {
     #[test]
     fn the_table_shows_every_row_with_its_spread() {
         let text = report().to_string();
-        for part in ["encoder on a processor, 2 threads, commit 0123456", "- texts were made up", "- WRONG: a score differs"] {
+        for part in
+            ["encoder on a processor, 2 threads, commit 0123456", "- texts were made up", "- WRONG: a score differs"]
+        {
             assert!(text.contains(part), "{part:?} is missing:\n{text}");
         }
         let rows: Vec<&str> = text.lines().filter(|line| line.contains("dense/natural")).collect();

@@ -58,7 +58,8 @@ impl Environment {
         }
         // Nothing is written beside the scripts.
         command.env("PYTHONDONTWRITEBYTECODE", "1");
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start python")?;
+        let mut process =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start python")?;
         let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
             bail!("python has no pipes");
         };

@@ -110,10 +110,8 @@ fn draw(queries: usize, documents: usize) -> Vec<Request> {
         let text: Vec<&str> = (0..length).map(|_| words[rng.random_range(0..words.len())]).collect();
         text.join(" ")
     };
-    let request = |_| Request {
-        query: text(&QUERY_TOKENS),
-        documents: (0..documents).map(|_| text(&DOCUMENT_TOKENS)).collect(),
-    };
+    let request =
+        |_| Request { query: text(&QUERY_TOKENS), documents: (0..documents).map(|_| text(&DOCUMENT_TOKENS)).collect() };
     (0..queries).map(request).collect()
 }
 

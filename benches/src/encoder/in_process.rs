@@ -67,9 +67,11 @@ impl InProcess {
         let share = request.documents.len().div_ceil(self.threads).max(1);
         let parts: Vec<anyhow::Result<Vec<Sequence>>> = thread::scope(|scope| {
             let parts = request.documents.chunks(share);
-            let threads: Vec<_> =
-                parts.map(|part| scope.spawn(|| part.iter().map(sequence).collect())).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("the tokenizer panicked"))).collect()
+            let threads: Vec<_> = parts.map(|part| scope.spawn(|| part.iter().map(sequence).collect())).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| bail!("the tokenizer panicked")))
+                .collect()
         });
         for part in parts {
             sequences.extend(part?);

@@ -77,12 +77,7 @@ impl OnnxRuntime {
     ///
     /// # Errors
     /// If Python, pip or the script fail, or ONNX Runtime does not fuse what it should.
-    pub fn start(
-        machine: &Machine,
-        folder: &Path,
-        scratch: &Path,
-        limits: (usize, usize),
-    ) -> anyhow::Result<Self> {
+    pub fn start(machine: &Machine, folder: &Path, scratch: &Path, limits: (usize, usize)) -> anyhow::Result<Self> {
         let (threads, max_tokens) = limits;
         let scripts = machine.workspace.join("benches/rivals");
         (machine.progress)("preparing ONNX Runtime");
