@@ -102,7 +102,7 @@ pub enum ServerError {
         /// Its source, as configured.
         from: String,
         /// Why.
-        source: ModelError,
+        source: Box<ModelError>,
     },
     /// A model's source cannot be read.
     #[error(transparent)]
