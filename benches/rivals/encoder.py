@@ -13,6 +13,7 @@ was computed, the query's too. It ends with its standard input.
 """
 
 import json
+import logging
 import pathlib
 import sys
 import time
@@ -156,6 +157,8 @@ def quantized(graphs, scratch):
 
 def main(folder, scratch, threads):
     folder, scratch = pathlib.Path(folder), pathlib.Path(scratch)
+    # The quantizer advises to optimise the graph first, which is what was done.
+    logging.disable(logging.WARNING)
     graphs = {"f32": export_onnx.export(folder, scratch)}
     graphs["int8"] = quantized(graphs["f32"], scratch)
     operators = {precision: export_onnx.optimized_operators(paths["encoder"]) for precision, paths in graphs.items()}

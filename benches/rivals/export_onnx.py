@@ -1,7 +1,7 @@
 """A BERT model folder as an ONNX graph, built node by node from its safetensors.
 
 The graph is written in the operators and in the shape that ONNX Runtime's own graph optimisations look for, so that
-they fuse it into `Attention`, `SkipLayerNormalization`, `EmbedLayerNormalization` and `BiasGelu` (erf, exact).
+they fuse it into `Attention`, `SkipLayerNormalization` and `BiasGelu` (erf, exact).
 `python export_onnx.py FOLDER OUT` writes the graphs and prints what became of their nodes.
 
 Inputs, int64, [batch, sequence]: input_ids, attention_mask (1 = token, 0 = padding), token_type_ids.
@@ -20,8 +20,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
-# The last one whose `Add`, `Reshape`, `Softmax`, `Unsqueeze` and `Cast` the fusions of ONNX Runtime 1.31 all know:
-# with 13 the attention stays in 14 parts, and `LayerNormalization` of 17 is not joined with the residual before it.
+# The last one that ONNX Runtime 1.31's attention fusion knows all operators of: with 13 the attention stays in parts.
 OPSET = 12
 
 

@@ -18,7 +18,12 @@ mod model;
 mod onnxruntime;
 mod over_grpc;
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -95,6 +100,8 @@ struct Case {
 
 /// How much two f32 computations of one score may differ: a MaxSim sums up to 256 cosines.
 const DIFFERENCE_MAX: f64 = 1e-3;
+/// ONNX Runtime's idle threads spin for 40 ms (measured) after a request, on the processors of whoever comes next.
+const REST: Duration = Duration::from_millis(100);
 /// As the server has it by default.
 const CPU_OPTIONS: CpuOptions = CpuOptions { batch_tokens_max: 1024, batch_sequences_max: 256 };
 /// Where the test collections lie, seen from the source tree.
@@ -151,9 +158,9 @@ fn texts(options: &Options, machine: &Machine) -> Texts {
 }
 
 /// The default model with a classification head, below `scratch`.
-fn model_folder(machine: &Machine, scratch: &std::path::Path) -> anyhow::Result<(PathBuf, Head)> {
+fn model_folder(machine: &Machine, scratch: &Path) -> anyhow::Result<(PathBuf, Head)> {
     (machine.progress)("finding the default model");
-    let resolver = Resolver::new(machine.cache.join("models"), std::sync::Arc::new(SilentProgress));
+    let resolver = Resolver::new(machine.cache.join("models"), Arc::new(SilentProgress));
     let found = resolver.with_hub(machine.hub.clone()).resolve(&Source::Default)?;
     let head = machine.workspace.join(HEAD);
     let head = if head.is_file() { Head::File(head) } else { Head::Drawn };
@@ -199,7 +206,7 @@ fn measure(
         &mut served.contender(case.method),
         &mut rival.contender(Precision::Int8, case.method, int8_batch),
     ];
-    let tracks = interleave(contenders, &case.requests, passes)?;
+    let tracks = interleave(contenders, &case.requests, passes, || thread::sleep(REST))?;
     let [ours, rival_f32, served, rival_int8] =
         <[Track; 4]>::try_from(tracks).map_err(|tracks| anyhow::anyhow!("{} tracks of 4 contenders", tracks.len()))?;
     let tracks = Tracks { ours, served, rival_f32, rival_int8 };
@@ -277,7 +284,7 @@ fn row(case: String, unit: &'static str, (ours, rival): (&Track, &Track), of: im
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, time::Duration};
+    use std::cell::RefCell;
 
     use super::*;
     use crate::interleave::tests::{Paced, requests};
@@ -296,7 +303,7 @@ mod tests {
             &mut paced("sluice over grpc", 8, 0.5),
             &mut paced("onnxruntime int8", 1, 0.25),
         ];
-        let tracks = interleave(contenders, &requests(&[10, 20]), 3).unwrap();
+        let tracks = interleave(contenders, &requests(&[10, 20]), 3, || {}).unwrap();
         let [ours, rival_f32, served, rival_int8] = tracks.try_into().unwrap();
         Tracks { ours, served, rival_f32, rival_int8 }
     }

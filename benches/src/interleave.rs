@@ -71,7 +71,8 @@ pub struct Track {
 /// first request pays: pages, arenas, lazily made threads.
 const WARM_UP_DOCUMENTS: usize = 16;
 
-/// Has every contender answer every request `passes` times; one track for each contender.
+/// Has every contender answer every request `passes` times; one track for each contender. `rest` is called before
+/// every turn, and returns when the threads of the contender before have come to rest.
 ///
 /// # Errors
 /// If a contender fails, or does not score every document.
@@ -79,6 +80,7 @@ pub fn interleave(
     contenders: &mut [&mut dyn Contender],
     requests: &[Request],
     passes: usize,
+    rest: impl Fn(),
 ) -> anyhow::Result<Vec<Track>> {
     let mut tracks: Vec<Track> = contenders
         .iter()
@@ -97,6 +99,7 @@ pub fn interleave(
         }
         for request in requests {
             for (contender, track) in contenders.iter_mut().zip(&mut tracks) {
+                rest();
                 let answer = answer(*contender, request)?;
                 track.passes[pass].add(&answer);
                 if pass == 0 {
@@ -196,13 +199,14 @@ pub(crate) mod tests {
 
     #[test]
     fn contenders_take_turns_request_by_request() {
-        let log = std::cell::RefCell::default();
+        let (log, rests) = (std::cell::RefCell::default(), std::cell::Cell::new(0));
         let mut a = Paced { name: "a", per_document: Duration::from_millis(2), score: 0.5, log: &log };
         let mut b = Paced { name: "b", per_document: Duration::from_millis(1), score: 0.25, log: &log };
-        let tracks = interleave(&mut [&mut a, &mut b], &requests(&[20, 3]), 2).unwrap();
+        let tracks = interleave(&mut [&mut a, &mut b], &requests(&[20, 3]), 2, || rests.set(rests.get() + 1)).unwrap();
         let pass = [("a", 20), ("b", 20), ("a", 3), ("b", 3)];
         assert_eq!(log.into_inner(), [&[("a", 16), ("b", 16)][..], &pass, &pass].concat());
         let [a, b] = tracks.as_slice() else { panic!("{tracks:?}") };
+        assert_eq!(rests.get(), 8);
         assert_eq!(a.passes.len(), 2);
         assert_eq!(a.rate(Pass::documents_per_second).median, 250.0);
         assert_eq!(a.rate(Pass::tokens_per_second).median, 5000.0);
@@ -229,7 +233,7 @@ pub(crate) mod tests {
                 Ok(Answer { scores: vec![1.0], tokens: 1, total: Duration::from_secs(1), encode: None })
             }
         }
-        let error = interleave(&mut [&mut Lazy], &requests(&[2]), 1).unwrap_err();
+        let error = interleave(&mut [&mut Lazy], &requests(&[2]), 1, || {}).unwrap_err();
         assert_eq!(error.to_string(), "lazy gave 1 scores for 2 documents");
     }
 }

@@ -40,7 +40,7 @@ struct EncoderFlags {
     #[arg(long, value_name = "FILE")]
     candidates: Option<PathBuf>,
     /// Queries of a pass.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
     queries: usize,
     /// Documents of a query, at most.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = positive)]
@@ -100,7 +100,7 @@ fn machine() -> anyhow::Result<Machine> {
     Ok(Machine {
         clock,
         cache,
-        hub: HubSettings::from_variables(std::env::vars()),
+        hub: HubSettings::from_variables(|name| std::env::var(name).ok()),
         workspace: workspace.to_owned(),
         processors: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
         cpuinfo: fs::read_to_string("/proc/cpuinfo").unwrap_or_default(),

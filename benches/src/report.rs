@@ -89,7 +89,7 @@ impl fmt::Display for Report {
         let Self { scenario, host, commit, rows, notes, faults } = self;
         writeln!(f, "{scenario} on {host}, commit {commit}\n")?;
         let mut table = Table::new();
-        table.load_preset(ASCII_MARKDOWN);
+        table.load_style(ASCII_MARKDOWN);
         table.set_header(["case", "unit", "ours", "rival", "rival's", "ratio", "target"]);
         for row in rows {
             table.add_row([
@@ -191,7 +191,7 @@ mod tests {
         }
         let rows: Vec<&str> = text.lines().filter(|line| line.contains("dense/natural")).collect();
         assert_eq!(rows.len(), 2, "{text}");
-        for part in ["40.5 (40.0…41.0)", "123 (123…123)", "0.250 (0.200…0.300)", "| 0.8 "] {
+        for part in ["40.5 (40.0…41.0)", "123 (123…123)", "0.250 (0.200…0.300)", " 0.8 |"] {
             assert!(rows[0].contains(part), "{part:?} is missing: {}", rows[0]);
         }
     }
