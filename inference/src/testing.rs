@@ -3,10 +3,13 @@
 #![allow(clippy::disallowed_methods, reason = "tests are their own rim")]
 
 use std::{
-    env,
+    collections::BTreeMap,
+    env, fs,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
+
+use safetensors::{SafeTensors, tensor::TensorView};
 
 use crate::{
     resolve::{HubSettings, ModelFolder, Resolver, SilentProgress},
@@ -46,4 +49,28 @@ fn cache() -> PathBuf {
     let folder = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let user = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
     user.unwrap_or_else(env::temp_dir).join(Path::new("sluice/models"))
+}
+
+/// Writes a cross-encoder folder into `target`: the encoder of `encoder`, each of its tensors' names with
+/// `prefix` before it, and the tensors of the safetensors file `head` (`classifier.weight` [1, hidden] and
+/// `classifier.bias` [1]) in one `model.safetensors`; one label.
+///
+/// # Panics
+/// If a file is missing or is not what it should be.
+#[expect(clippy::unwrap_used)]
+pub fn write_cross_encoder(target: &Path, encoder: &Path, head: &[u8], prefix: &str) {
+    let weights = fs::read(encoder.join("model.safetensors")).unwrap();
+    let (weights, head) = (SafeTensors::deserialize(&weights).unwrap(), SafeTensors::deserialize(head).unwrap());
+    let mut tensors: BTreeMap<String, TensorView<'_>> =
+        weights.iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect();
+    tensors.extend(head.iter().map(|(name, tensor)| (name.to_owned(), tensor)));
+    safetensors::serialize_to_file(tensors, None, &target.join("model.safetensors")).unwrap();
+    for file in ["tokenizer.json", "sentence_bert_config.json"] {
+        fs::copy(encoder.join(file), target.join(file)).unwrap();
+    }
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(encoder.join("config.json")).unwrap()).unwrap();
+    config["architectures"] = serde_json::json!(["BertForSequenceClassification"]);
+    config["id2label"] = serde_json::json!({"0": "LABEL_0"});
+    fs::write(target.join("config.json"), config.to_string()).unwrap();
 }

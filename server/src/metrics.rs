@@ -66,9 +66,8 @@ pub enum Outcome {
 }
 
 /// Counts an admitted request.
-pub fn admitted(held: Work) {
+pub fn admitted() {
     counter!("sluice_admitted_total").increment(1);
-    self::held(held);
 }
 
 /// Counts a refused one.
@@ -94,10 +93,26 @@ pub fn answered_tokens(query: u64, document: u64) {
 }
 
 /// Shows what is inside.
-pub fn held(held: Work) {
-    gauge!("sluice_admitted_documents").set(held.documents as f64);
-    gauge!("sluice_admitted_tokens").set(held.tokens as f64);
-    gauge!("sluice_admitted_bytes").set(held.bytes as f64);
+pub(crate) struct AdmittedGauges {
+    documents: Gauge,
+    tokens: Gauge,
+    bytes: Gauge,
+}
+
+impl AdmittedGauges {
+    pub(crate) fn new() -> Self {
+        Self {
+            documents: gauge!("sluice_admitted_documents"),
+            tokens: gauge!("sluice_admitted_tokens"),
+            bytes: gauge!("sluice_admitted_bytes"),
+        }
+    }
+
+    pub(crate) fn set(&self, held: Work) {
+        self.documents.set(held.documents as f64);
+        self.tokens.set(held.tokens as f64);
+        self.bytes.set(held.bytes as f64);
+    }
 }
 
 /// Shows a loaded model.

@@ -1,16 +1,20 @@
 //! Permits: room that a request holds, given back by drop.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use sluice_core::admission::{Admission, Rejected, Work};
 
 use super::Clock;
-use crate::metrics;
+use crate::metrics::AdmittedGauges;
 
 /// Hands out permits. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Permits {
     admission: Arc<Mutex<Admission>>,
+    gauges: Arc<AdmittedGauges>,
     clock: Clock,
 }
 
@@ -18,7 +22,7 @@ impl Permits {
     /// Room for `limits`.
     #[must_use]
     pub fn new(limits: Work, clock: Clock) -> Self {
-        Self { admission: Arc::new(Mutex::new(Admission::new(limits))), clock }
+        Self { admission: Arc::new(Mutex::new(Admission::new(limits))), gauges: Arc::new(AdmittedGauges::new()), clock }
     }
 
     /// Admits `work` at once or not at all.
@@ -38,15 +42,24 @@ impl Permits {
 
     fn with<T>(&self, f: impl FnOnce(&mut Admission) -> T) -> T {
         // Nothing panics while the lock is held; were it poisoned, the counts would still be right.
-        f(&mut self.admission.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut admission = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = f(&mut admission);
+        // Still under the lock: a gauge set later could bring an older state back.
+        self.gauges.set(admission.held());
+        result
     }
 }
 
 /// Room held by one request until this is dropped.
-#[derive(Debug)]
 pub struct Permit {
     work: Work,
     permits: Permits,
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Permit").field(&self.work).finish()
+    }
 }
 
 impl Permit {
@@ -56,14 +69,10 @@ impl Permit {
     /// [`Rejected`] if there is no room.
     pub fn grown(mut self, more: Work) -> Result<Self, Rejected> {
         let now = self.permits.clock.now();
-        let held = self.permits.with(|admission| {
-            admission.try_admit(now, more)?;
-            Ok(admission.held())
-        })?;
+        self.permits.with(|admission| admission.try_admit(now, more))?;
         self.work.documents += more.documents;
         self.work.tokens += more.tokens;
         self.work.bytes += more.bytes;
-        metrics::held(held);
         Ok(self)
     }
 }
@@ -72,10 +81,6 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let now = self.permits.clock.now();
         let work = self.work;
-        let held = self.permits.with(|admission| {
-            admission.release(now, work);
-            admission.held()
-        });
-        metrics::held(held);
+        self.permits.with(|admission| admission.release(now, work));
     }
 }
