@@ -1,1 +1,15 @@
 //! Named benchmark scenarios with their rivals.
+//!
+//! A scenario runs ours and its rivals in turn on the same work, in one run on one machine, compares the answers,
+//! and reports ratios. `docs/benchmarks.md` has the method and figures; `baselines/` has them as JSON.
+//!
+//! | scenario | ours beside |
+//! |---|---|
+//! | [`encoder`] | ONNX Runtime |
+
+pub mod encoder;
+pub mod interleave;
+pub mod machine;
+pub mod report;
+pub mod rivals;
+pub mod texts;

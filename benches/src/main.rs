@@ -1,0 +1,123 @@
+//! `sluice-benches`: reads the command line, the environment and the clock, and runs a scenario.
+#![allow(clippy::disallowed_methods, reason = "main alone reads the environment and the clock")]
+
+use std::{
+    fs,
+    io::{Write, stderr, stdout},
+    num::NonZero,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use sluice_benches::{encoder, machine::Machine, report::Report};
+use sluice_inference::HubSettings;
+
+/// Runs a scenario beside its rivals, and prints a table with ratios.
+#[derive(Parser)]
+#[command(name = "sluice-benches", version)]
+struct Flags {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// Rerank throughput on text, beside ONNX Runtime with the same weights and threads.
+    Encoder(EncoderFlags),
+}
+
+#[derive(Args)]
+struct EncoderFlags {
+    /// Also write the rows as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Texts: lines of {"qid","query","documents":[{"id","text"}]} [default: ../shared/data/dl19/candidates.jsonl, or
+    /// drawn words where it is missing].
+    #[arg(long, value_name = "FILE")]
+    candidates: Option<PathBuf>,
+    /// Queries of a pass.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
+    queries: usize,
+    /// Documents of a query, at most.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = positive)]
+    documents: usize,
+    /// Threads of either side [default: all processors].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    threads: Option<usize>,
+    /// Passes over the queries.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
+    repeat: usize,
+}
+
+fn main() -> ExitCode {
+    let Flags { scenario: Scenario::Encoder(flags) } = Flags::parse();
+    match run(&flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(stderr(), "sluice-benches: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &EncoderFlags) -> anyhow::Result<()> {
+    let machine = machine()?;
+    let threads = flags.threads.unwrap_or(machine.processors.get());
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let options = encoder::Options {
+        candidates: flags.candidates.clone(),
+        queries: flags.queries,
+        documents: flags.documents,
+        threads,
+        passes: flags.repeat,
+    };
+    let report = encoder::run(&options, &machine)?;
+    write!(stdout(), "{report}")?;
+    finish(&report, flags.json.as_deref())
+}
+
+/// Keeps the figures, unless they are of wrong answers.
+fn finish(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
+    if !report.faults.is_empty() {
+        bail!("{}", report.faults.join("; "));
+    }
+    if let Some(path) = json {
+        let mut text = serde_json::to_string_pretty(report)?;
+        text.push('\n');
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn machine() -> anyhow::Result<Machine> {
+    let cache = dirs::cache_dir().unwrap_or_else(std::env::temp_dir).join("sluice");
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the crate stands in a workspace")?;
+    Ok(Machine {
+        clock,
+        cache,
+        hub: HubSettings::from_variables(|name| std::env::var(name).ok()),
+        workspace: workspace.to_owned(),
+        processors: std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
+        cpuinfo: fs::read_to_string("/proc/cpuinfo").unwrap_or_default(),
+        progress,
+    })
+}
+
+/// Time since it was first asked.
+fn clock() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
+fn progress(what: &str) {
+    let _ = writeln!(stderr(), "[{:5.0} s] {what}", clock().as_secs_f64());
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "expected a number of at least 1".to_owned())
+}
