@@ -1,1 +1,36 @@
 //! Numeric kernels, each beside its plain f64 reference.
+//!
+//! Shapes, slices and numbers: nothing here knows a request or a model. Every operation is a folder
+//! with a `reference` that reads like the formula and a `fallback` that any machine runs fast enough;
+//! variants for one instruction set stand beside them and are tested against the reference alike.
+//!
+//! | operation | formula |
+//! |---|---|
+//! | [`maxsim`] | Σ over query rows of the largest dot product with a document row |
+//! | [`attention`] | softmax(Q·Kᵀ·scale)·V, per sequence and head |
+//! | [`activation`] | GELU and ReLU of x + bias |
+//! | [`layer_norm`] | normalised x + bias + residual |
+//! | [`softmax`] | e^(scale·x) over its row's sum |
+//! | [`normalize`] | x / ‖x‖₂ |
+//! | [`pool`] | one row for a sequence of rows |
+//!
+//! Sequences lie end to end: `cu_seqlens[i]..cu_seqlens[i + 1]` are the rows of sequence `i`, and
+//! nothing is padded. Matrices are row-major.
+//!
+//! A result never depends on what else is in the call: each sequence, row or document is computed in
+//! an order that its own shape fixes.
+
+pub mod activation;
+pub mod attention;
+pub mod layer_norm;
+pub mod maxsim;
+pub mod normalize;
+pub mod pool;
+pub mod softmax;
+
+mod exp;
+mod lanes;
+mod shape;
+mod tile;
+
+pub use shape::ShapeError;
