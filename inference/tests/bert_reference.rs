@@ -162,7 +162,8 @@ fn a_sequence_alone_has_the_vectors_it_has_among_others() {
 #[test]
 fn half_precision_files_are_read() {
     let exact = tiny::tensors(10, 1);
-    let formats: [(Dtype, fn(f32) -> f32, fn(f32) -> Vec<u8>); 2] = [
+    type Format = (Dtype, fn(f32) -> f32, fn(f32) -> Vec<u8>);
+    let formats: [Format; 2] = [
         (Dtype::F16, |x| half::f16::from_f32(x).to_f32(), |x| half::f16::from_f32(x).to_le_bytes().to_vec()),
         (Dtype::BF16, |x| half::bf16::from_f32(x).to_f32(), |x| half::bf16::from_f32(x).to_le_bytes().to_vec()),
     ];
@@ -226,7 +227,8 @@ fn what_cannot_be_computed_is_refused_and_leaves_the_backend_usable() {
     let document = late_interaction(vec![2, 3], [vec![2, 5, 3]]).remove(1);
     let vocabulary = tiny::vocabulary().len() as u32;
     let typed = Sequence { input_ids: vec![2, 3], second_segment_start: 1, role: Role::Plain };
-    let cases: [(Operation, Vec<Sequence>, Box<dyn Fn(&BackendError) -> bool>); 7] = [
+    type Expected = Box<dyn Fn(&BackendError) -> bool>;
+    let cases: [(Operation, Vec<Sequence>, Expected); 7] = [
         (Operation::EncodeTokens, vec![plain(vec![2; 33]), plain(vec![2; 32])], Box::new(over(65, 2))),
         (Operation::EncodeTokens, vec![plain(vec![2]); 4], Box::new(over(4, 4))),
         (Operation::EncodeDense, vec![plain(vec![vocabulary])], Box::new(failed("id"))),

@@ -125,6 +125,15 @@ fn other_modules() {
 fn missing_and_misshapen_tensors() {
     let names: Vec<String> = tiny::prefixed(&tiny::tensors(1, 1)).into_keys().collect();
     assert_eq!(names.len(), 3 + 2 + 2 * 16 + 2 + 2);
+    // Sizes beyond any memory are compared, not allocated.
+    for key in ["vocab_size", "intermediate_size"] {
+        check("model.safetensors", &["has shape", "4000000000"], with_config(key, json!(4_000_000_000_u32)));
+    }
+    check(
+        "model.safetensors",
+        &["has no tensor bert.encoder.layer.2."],
+        with_config("num_hidden_layers", json!(4_000_000_000_u32)),
+    );
     for name in &names {
         check("model.safetensors", &["has no tensor", name], with_tensors(|tensors| drop(tensors.remove(name))));
         if name != "classifier.weight" {

@@ -56,7 +56,7 @@ fn scores_count_the_query_words_of_a_document() {
     let pairs: Vec<Sequence> = cases
         .iter()
         .map(|(document, _)| {
-            let [query, document] = [query, document].map(|text_| text.tokens(text_, None).unwrap().ids);
+            let [query, document] = [query, document].map(|part| text.tokens(part, None).unwrap().ids);
             let (input_ids, second_segment_start) = text.pair(&query, &document);
             Sequence { input_ids, second_segment_start, role: Role::Plain }
         })

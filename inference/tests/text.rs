@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use serde_json::json;
-use sluice_inference::{TextEncoder, TextTokens};
+use sluice_inference::{TextEncoder, TextTokens, TokenizeError};
 use support::tiny;
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -84,10 +84,17 @@ fn a_limit_gives_the_first_tokens() {
 
 #[test]
 fn a_long_text_is_not_tokenised_whole() {
-    // A minute's work, if it were: nothing but the beginning is looked at.
-    let text = "the black sand beaches ".repeat(4_000_000);
-    let tokens = ENCODER.tokens(&text, Some(254)).unwrap();
-    assert_eq!((tokens.ids.len(), tokens.complete), (254, false));
+    // Without a token for the unknown, a text fails where it has one: so far has it been read.
+    let mut json = tiny::tokenizer_json();
+    json["model"]["unk_token"] = json!("[NONE]");
+    let encoder = TextEncoder::from_json(json.to_string().as_bytes()).unwrap();
+    let text = format!("{}\u{1f600}", "the black sand beaches ".repeat(200));
+    assert!(matches!(encoder.tokens(&text, None), Err(TokenizeError::Failed(_))));
+    assert!(matches!(encoder.tokens(&text, Some(1000)), Err(TokenizeError::Failed(_))));
+    for limit in [0, 1, 50, 254] {
+        let tokens = encoder.tokens(&text, Some(limit)).unwrap();
+        assert_eq!((tokens.ids.len(), tokens.complete), (limit, false));
+    }
 }
 
 #[test]
