@@ -85,10 +85,17 @@ fn main() -> ExitCode {
     match run(config, &flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluice-server: {error:#}");
+            eprintln!("sluice-server: {}", explain(&error));
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+/// An error and what caused it, each said once: most errors of ours end with their cause.
+fn explain(error: &anyhow::Error) -> String {
+    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 fn run(config: ServerConfig, flags: &Flags) -> anyhow::Result<()> {

@@ -4,7 +4,11 @@
 #![allow(clippy::panic, reason = "a test fails by panicking, in its helper functions too")]
 
 mod common;
+#[path = "process/models.rs"]
+mod models;
 #[path = "process/stopping.rs"]
 mod stopping;
 #[path = "process/telemetry.rs"]
 mod telemetry;
+#[path = "process/tiny_model.rs"]
+mod tiny_model;
