@@ -4,8 +4,12 @@
 #![allow(clippy::panic, reason = "a test fails by panicking, in its helper functions too")]
 
 mod common;
+#[path = "process/configuration.rs"]
+mod configuration;
 #[path = "process/models.rs"]
 mod models;
+#[path = "process/quickstart.rs"]
+mod quickstart;
 #[path = "process/stopping.rs"]
 mod stopping;
 #[path = "process/telemetry.rs"]
