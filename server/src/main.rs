@@ -93,9 +93,11 @@ fn main() -> ExitCode {
 
 /// An error and what caused it, each said once: most errors of ours end with their cause.
 fn explain(error: &anyhow::Error) -> String {
-    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |text, cause| {
-        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
-    })
+    error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(error.to_string(), |text, cause| if text.ends_with(&cause) { text } else { format!("{text}: {cause}") })
 }
 
 fn run(config: ServerConfig, flags: &Flags) -> anyhow::Result<()> {
@@ -161,9 +163,17 @@ fn configuration(flags: &Flags) -> Result<ServerConfig, String> {
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         },
     };
-    let environment = std::env::vars().filter(|(name, _)| !FOREIGN_VARIABLES.contains(&name.as_str())).collect();
-    let layers = Layers { file, environment, flags: flag_layer(flags)? };
+    let layers = Layers { file, environment: environment(), flags: flag_layer(flags)? };
     load_and_check(&layers, ServerConfig::faults).map_err(|faults: ConfigFaults| faults.to_string())
+}
+
+/// The variables that may be ours. Others need not even be text.
+fn environment() -> Vec<(String, String)> {
+    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    variables
+        .filter(|(name, _)| !FOREIGN_VARIABLES.contains(&name.as_str()))
+        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+        .collect()
 }
 
 /// Flags as the uppermost layer of the configuration.

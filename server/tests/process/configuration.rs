@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpListener,
+    os::unix::ffi::OsStrExt,
     process::{Command, Stdio},
 };
 
@@ -130,6 +131,19 @@ fn a_file_that_is_not_toml_is_named_with_its_line() {
     let Output { code, stderr, .. } = ServerProcess::output(&["--config", file.to_str().expect("text")], |_| ());
     assert_eq!(code, Some(2));
     assert!(stderr.contains("not TOML: ") && stderr.contains(&format!("{}:2", file.display())), "{stderr}");
+}
+
+#[test]
+fn foreign_variables_need_not_be_text() {
+    let output = ServerProcess::output(&["--print-config"], |command| {
+        command.env("LESS_TERMCAP", std::ffi::OsStr::from_bytes(b"\xff\xfe"));
+    });
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let output = ServerProcess::output(&["--print-config"], |command| {
+        command.env("SLUICE_LISTEN", std::ffi::OsStr::from_bytes(b"\xff\xfe"));
+    });
+    assert_eq!(output.code, Some(2));
+    assert!(output.stderr.contains("environment variable SLUICE_LISTEN"), "{}", output.stderr);
 }
 
 #[test]
