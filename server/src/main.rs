@@ -78,11 +78,8 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    if flags.print_config {
-        print!("{}", render(&config));
-        return ExitCode::SUCCESS;
-    }
-    match run(config, &flags) {
+    let done = if flags.print_config { print_config(&config) } else { run(config, &flags) };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluice-server: {}", explain(&error));
@@ -98,6 +95,11 @@ fn explain(error: &anyhow::Error) -> String {
         .skip(1)
         .map(ToString::to_string)
         .fold(error.to_string(), |text, cause| if text.ends_with(&cause) { text } else { format!("{text}: {cause}") })
+}
+
+fn print_config(config: &ServerConfig) -> anyhow::Result<()> {
+    // Not print!, which panics when the reader has gone.
+    Ok(std::io::stdout().lock().write_all(render(config).as_bytes())?)
 }
 
 fn run(config: ServerConfig, flags: &Flags) -> anyhow::Result<()> {

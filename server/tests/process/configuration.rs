@@ -147,6 +147,17 @@ fn foreign_variables_need_not_be_text() {
 }
 
 #[test]
+fn a_reader_that_leaves_is_a_failure_and_no_panic() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = ServerProcess::output(&["--print-config"], |command| {
+        command.stdout(writer);
+    });
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.starts_with("sluice-server: Broken pipe"), "{}", output.stderr);
+}
+
+#[test]
 fn a_port_in_use_is_said_in_one_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = format!("model={}", script(folder.path(), ""));
