@@ -21,7 +21,7 @@ use clap::Parser;
 use sluice_inference::{HubSettings, Progress, SilentProgress, TerminalProgress};
 use sluice_server::{Server, ServerConfig, quickstart, serve::Machine};
 use sluice_service::{
-    config::{ConfigFaults, ConfigFile, Layers, load_and_check, render},
+    config::{ConfigFile, Layers, load_and_check, render},
     drain::{Drain, Ending},
     telemetry::init_logs,
 };
@@ -157,16 +157,24 @@ fn report(ending: Ending) {
     }
 }
 
+/// The resolved configuration, or everything that is wrong with it, a line each.
 fn configuration(flags: &Flags) -> Result<ServerConfig, String> {
-    let file = match &flags.config {
-        None => None,
-        Some(path) => match std::fs::read_to_string(path) {
-            Ok(text) => Some(ConfigFile { path: path.clone(), text }),
-            Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
-        },
-    };
-    let layers = Layers { file, environment: environment(), flags: flag_layer(flags)? };
-    load_and_check(&layers, ServerConfig::faults).map_err(|faults: ConfigFaults| faults.to_string())
+    let mut faults = Vec::new();
+    let file = flags.config.as_ref().and_then(|path| match std::fs::read_to_string(path) {
+        Ok(text) => Some(ConfigFile { path: path.clone(), text }),
+        Err(error) => {
+            faults.push(format!("cannot read {}: {error}", path.display()));
+            None
+        }
+    });
+    let flags = flag_layer(flags, &mut faults);
+    let layers = Layers { file, environment: environment(), flags };
+    match load_and_check(&layers, ServerConfig::faults) {
+        Ok(config) if faults.is_empty() => return Ok(config),
+        Ok(_) => {}
+        Err(found) => faults.push(found.to_string()),
+    }
+    Err(faults.join("\n"))
 }
 
 /// The variables that may be ours. Others need not even be text.
@@ -179,7 +187,7 @@ fn environment() -> Vec<(String, String)> {
 }
 
 /// Flags as the uppermost layer of the configuration.
-fn flag_layer(flags: &Flags) -> Result<toml::Table, String> {
+fn flag_layer(flags: &Flags, faults: &mut Vec<String>) -> toml::Table {
     let mut layer = toml::Table::new();
     let mut set = |key: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -192,7 +200,8 @@ fn flag_layer(flags: &Flags) -> Result<toml::Table, String> {
     let mut models = Vec::new();
     for model in &flags.models {
         let Some((name, source)) = model.split_once('=') else {
-            return Err(format!("--model {model:?}: expected NAME=SOURCE"));
+            faults.push(format!("--model {model:?}: expected NAME=SOURCE"));
+            continue;
         };
         let table = [("name", name), ("source", source)].map(|(key, value)| (key.to_owned(), value.into()));
         models.push(toml::Value::Table(table.into_iter().collect()));
@@ -200,7 +209,7 @@ fn flag_layer(flags: &Flags) -> Result<toml::Table, String> {
     if !models.is_empty() {
         layer.insert("model".to_owned(), models.into());
     }
-    Ok(layer)
+    layer
 }
 
 /// What the machine offers.

@@ -73,7 +73,7 @@ fn every_fault_is_reported_together_with_its_place() {
     let arguments = [
         &["--config", file.to_str().expect("text"), "--device", "cuda"],
         &["--model", "twin=default", "--model", "twin=hf:no-organisation"],
-        &["--print-config"][..],
+        &["--model", "without-a-source", "--print-config"][..],
     ];
     let Output { code, stdout, stderr } = ServerProcess::output(&arguments.concat(), |command| {
         command.env("SLUICE_GRPC__MAX_MESSAGE_SIZE", "much").env("SLUICE_LOG__FILTER", "=");
@@ -83,6 +83,7 @@ fn every_fault_is_reported_together_with_its_place() {
     let flag = "(command line)".to_owned();
     let variable = |name: &str| format!("(environment variable {name})");
     let expected = [
+        ("--model \"without-a-source\": ", "NAME=SOURCE".to_owned()),
         ("colour: unknown key", variable("SLUICE_COLOUR")),
         ("device: this version has no CUDA", flag.clone()),
         ("drain.grace: invalid duration \"soon\"", place(5)),
