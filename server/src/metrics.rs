@@ -66,9 +66,8 @@ pub enum Outcome {
 }
 
 /// Counts an admitted request.
-pub fn admitted(held: Work) {
+pub fn admitted() {
     counter!("sluice_admitted_total").increment(1);
-    self::held(held);
 }
 
 /// Counts a refused one.
@@ -93,11 +92,18 @@ pub fn answered_tokens(query: u64, document: u64) {
     counter!("sluice_tokens_total", "kind" => "document").increment(document);
 }
 
-/// Shows what is inside.
-pub fn held(held: Work) {
-    gauge!("sluice_admitted_documents").set(held.documents as f64);
-    gauge!("sluice_admitted_tokens").set(held.tokens as f64);
-    gauge!("sluice_admitted_bytes").set(held.bytes as f64);
+/// Shows what has come inside. By difference: totals that several threads set would be left at whichever came last.
+pub fn entered(work: Work) {
+    gauge!("sluice_admitted_documents").increment(work.documents as f64);
+    gauge!("sluice_admitted_tokens").increment(work.tokens as f64);
+    gauge!("sluice_admitted_bytes").increment(work.bytes as f64);
+}
+
+/// Shows what has left.
+pub fn left(work: Work) {
+    gauge!("sluice_admitted_documents").decrement(work.documents as f64);
+    gauge!("sluice_admitted_tokens").decrement(work.tokens as f64);
+    gauge!("sluice_admitted_bytes").decrement(work.bytes as f64);
 }
 
 /// Shows a loaded model.

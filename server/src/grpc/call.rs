@@ -138,7 +138,7 @@ impl App {
         deadline: Instant,
     ) -> Result<(Permit, Admitted), Refusal> {
         let permit = permit.grown(Work { tokens, ..Work::default() }).map_err(|rejected| overloaded(&rejected))?;
-        counted::admitted(self.0.permits.held());
+        counted::admitted();
         Ok((permit, Admitted { deadline, outcome: None }))
     }
 
