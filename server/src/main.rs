@@ -21,15 +21,15 @@ use clap::Parser;
 use sluice_inference::{HubSettings, Progress, SilentProgress, TerminalProgress};
 use sluice_server::{Server, ServerConfig, quickstart, serve::Machine};
 use sluice_service::{
-    config::{ConfigFaults, ConfigFile, Layers, load_and_check, render},
+    config::{ConfigFile, Layers, load_and_check, render},
     drain::{Drain, Ending},
     telemetry::init_logs,
 };
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
-/// Variables with our prefix that are somebody else's: the client's, and a switch of the tests.
-const FOREIGN_VARIABLES: [&str; 2] = ["SLUICE_URL", "SLUICE_REQUIRE_MODEL"];
+/// Variables with our prefix that are somebody else's: the client's, and switches of the tests.
+const FOREIGN_VARIABLES: [&str; 3] = ["SLUICE_URL", "SLUICE_REQUIRE_MODEL", "SLUICE_LOAD_SECONDS"];
 /// Width of the quickstart's table.
 const TABLE_COLUMNS: usize = 100;
 /// Printed below it.
@@ -78,17 +78,28 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    if flags.print_config {
-        print!("{}", render(&config));
-        return ExitCode::SUCCESS;
-    }
-    match run(config, &flags) {
+    let done = if flags.print_config { print_config(&config) } else { run(config, &flags) };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluice-server: {error:#}");
+            eprintln!("sluice-server: {}", explain(&error));
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+/// An error and what caused it, each said once: most errors of ours end with their cause.
+fn explain(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(error.to_string(), |text, cause| if text.ends_with(&cause) { text } else { format!("{text}: {cause}") })
+}
+
+fn print_config(config: &ServerConfig) -> anyhow::Result<()> {
+    // Not print!, which panics when the reader has gone.
+    Ok(std::io::stdout().lock().write_all(render(config).as_bytes())?)
 }
 
 fn run(config: ServerConfig, flags: &Flags) -> anyhow::Result<()> {
@@ -146,21 +157,37 @@ fn report(ending: Ending) {
     }
 }
 
+/// The resolved configuration, or everything that is wrong with it, a line each.
 fn configuration(flags: &Flags) -> Result<ServerConfig, String> {
-    let file = match &flags.config {
-        None => None,
-        Some(path) => match std::fs::read_to_string(path) {
-            Ok(text) => Some(ConfigFile { path: path.clone(), text }),
-            Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
-        },
-    };
-    let environment = std::env::vars().filter(|(name, _)| !FOREIGN_VARIABLES.contains(&name.as_str())).collect();
-    let layers = Layers { file, environment, flags: flag_layer(flags)? };
-    load_and_check(&layers, ServerConfig::faults).map_err(|faults: ConfigFaults| faults.to_string())
+    let mut faults = Vec::new();
+    let file = flags.config.as_ref().and_then(|path| match std::fs::read_to_string(path) {
+        Ok(text) => Some(ConfigFile { path: path.clone(), text }),
+        Err(error) => {
+            faults.push(format!("cannot read {}: {error}", path.display()));
+            None
+        }
+    });
+    let flags = flag_layer(flags, &mut faults);
+    let layers = Layers { file, environment: environment(), flags };
+    match load_and_check(&layers, ServerConfig::faults) {
+        Ok(config) if faults.is_empty() => return Ok(config),
+        Ok(_) => {}
+        Err(found) => faults.push(found.to_string()),
+    }
+    Err(faults.join("\n"))
+}
+
+/// The variables that may be ours. Others need not even be text.
+fn environment() -> Vec<(String, String)> {
+    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    variables
+        .filter(|(name, _)| !FOREIGN_VARIABLES.contains(&name.as_str()))
+        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+        .collect()
 }
 
 /// Flags as the uppermost layer of the configuration.
-fn flag_layer(flags: &Flags) -> Result<toml::Table, String> {
+fn flag_layer(flags: &Flags, faults: &mut Vec<String>) -> toml::Table {
     let mut layer = toml::Table::new();
     let mut set = |key: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -173,7 +200,8 @@ fn flag_layer(flags: &Flags) -> Result<toml::Table, String> {
     let mut models = Vec::new();
     for model in &flags.models {
         let Some((name, source)) = model.split_once('=') else {
-            return Err(format!("--model {model:?}: expected NAME=SOURCE"));
+            faults.push(format!("--model {model:?}: expected NAME=SOURCE"));
+            continue;
         };
         let table = [("name", name), ("source", source)].map(|(key, value)| (key.to_owned(), value.into()));
         models.push(toml::Value::Table(table.into_iter().collect()));
@@ -181,7 +209,7 @@ fn flag_layer(flags: &Flags) -> Result<toml::Table, String> {
     if !models.is_empty() {
         layer.insert("model".to_owned(), models.into());
     }
-    Ok(layer)
+    layer
 }
 
 /// What the machine offers.

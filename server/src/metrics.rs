@@ -92,27 +92,18 @@ pub fn answered_tokens(query: u64, document: u64) {
     counter!("sluice_tokens_total", "kind" => "document").increment(document);
 }
 
-/// Shows what is inside.
-pub(crate) struct AdmittedGauges {
-    documents: Gauge,
-    tokens: Gauge,
-    bytes: Gauge,
+/// Shows what has come inside. By difference: totals that several threads set would be left at whichever came last.
+pub fn entered(work: Work) {
+    gauge!("sluice_admitted_documents").increment(work.documents as f64);
+    gauge!("sluice_admitted_tokens").increment(work.tokens as f64);
+    gauge!("sluice_admitted_bytes").increment(work.bytes as f64);
 }
 
-impl AdmittedGauges {
-    pub(crate) fn new() -> Self {
-        Self {
-            documents: gauge!("sluice_admitted_documents"),
-            tokens: gauge!("sluice_admitted_tokens"),
-            bytes: gauge!("sluice_admitted_bytes"),
-        }
-    }
-
-    pub(crate) fn set(&self, held: Work) {
-        self.documents.set(held.documents as f64);
-        self.tokens.set(held.tokens as f64);
-        self.bytes.set(held.bytes as f64);
-    }
+/// Shows what has left.
+pub fn left(work: Work) {
+    gauge!("sluice_admitted_documents").decrement(work.documents as f64);
+    gauge!("sluice_admitted_tokens").decrement(work.tokens as f64);
+    gauge!("sluice_admitted_bytes").decrement(work.bytes as f64);
 }
 
 /// Shows a loaded model.

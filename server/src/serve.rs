@@ -176,6 +176,8 @@ impl Server {
     /// # Errors
     /// If a model cannot be loaded or warmed up: the server then does not go on half-loaded.
     pub async fn run(self, drain: Drain) -> Result<Ending, ServerError> {
+        // The ports that were taken: what is configured may leave the choice to the system.
+        let (listen, metrics_listen) = (self.local_addr().unwrap_or(self.config.listen), self.metrics_addr());
         let Self { config, machine, listener, metrics_listener, metrics, serving } = self;
         let (health, health_service) = Health::new(&SERVICES);
         let clock = Clock::start();
@@ -213,7 +215,7 @@ impl Server {
             let mut device_up = warm.engine.device_up();
             app.warm_up(warm);
             serving.send_replace(true);
-            tracing::info!(listen = %config.listen, "serving");
+            tracing::info!(%listen, metrics_listen = metrics_listen.map(tracing::field::display), "serving");
             loop {
                 let up = *device_up.borrow_and_update();
                 health.set_serving(up && !drain.is_draining());

@@ -15,6 +15,9 @@ use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use tonic_types::StatusExt;
 
+pub mod child;
+pub mod prometheus;
+
 /// A scripted model without service time: words scored by what query and document share.
 pub const SCRIPT: &str = "max_tokens = 64\n";
 
