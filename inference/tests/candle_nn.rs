@@ -1,6 +1,6 @@
 //! A second opinion on the packed encoder: the same BERT put together from candle-nn's layers, one sequence at a time,
 //! on a small random model. candle-nn's layers share no code with the kernels between our matrix products.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helper functions of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helper functions of tests")]
 
 mod support;
 
