@@ -52,8 +52,8 @@ fn cache() -> PathBuf {
 }
 
 /// Writes a cross-encoder folder into `target`: the encoder of `encoder`, each of its tensors' names with
-/// `prefix` before it, and the tensors of the safetensors file `head` (`classifier.weight` [1, hidden] and
-/// `classifier.bias` [1]) in one `model.safetensors`; one label.
+/// `prefix` before it, and the tensors of the safetensors file `head` (`classifier.weight`, `[1, hidden]`, and
+/// `classifier.bias`, `[1]`) in one `model.safetensors`; one label.
 ///
 /// # Panics
 /// If a file is missing or is not what it should be.

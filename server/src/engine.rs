@@ -1,7 +1,7 @@
 //! From sequences to numbers: queue, batches, device thread, answers.
 //!
-//! Two thread hops: the [`driver`] task decides and stages, the [`executor`] thread computes, and each
-//! request's [`sink`] takes its results. The bounded queues, by name:
+//! Two thread hops: the `driver` task decides and stages, the `executor` thread computes, and each
+//! request's `sink` takes its results. The bounded queues, by name:
 //!
 //! | queue | bound | protects |
 //! |---|---|---|
