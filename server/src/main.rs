@@ -28,8 +28,8 @@ use sluice_service::{
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
-/// Variables with our prefix that are somebody else's: the client's, and a switch of the tests.
-const FOREIGN_VARIABLES: [&str; 2] = ["SLUICE_URL", "SLUICE_REQUIRE_MODEL"];
+/// Variables with our prefix that are somebody else's: the client's, and switches of the tests.
+const FOREIGN_VARIABLES: [&str; 3] = ["SLUICE_URL", "SLUICE_REQUIRE_MODEL", "SLUICE_LOAD_SECONDS"];
 /// Width of the quickstart's table.
 const TABLE_COLUMNS: usize = 100;
 /// Printed below it.
