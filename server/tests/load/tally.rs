@@ -124,12 +124,8 @@ impl Tally {
         check("computed tokens".to_owned(), counts.computed_tokens, real, computed);
         check("padding".to_owned(), 0, since("sluice_computed_tokens_total", &[("kind", "padding")]), 0);
         check("faults of batches".to_owned(), 0, since("sluice_batch_faults_total", &[]), 0);
-<<<<<<< HEAD
-        faults.extend(counts.too_little(mix, &finished));
-=======
         let removed = since("sluice_units_total", &[("event", "cancelled")]);
         faults.extend(counts.too_little(mix, [finished("cancelled"), finished("expired"), removed]));
->>>>>>> load
         faults
     }
 
@@ -178,20 +174,12 @@ impl Tally {
 
 impl Counts {
     /// A run in which nothing happened would show nothing. A short one on a slow machine may be spared the rarer ends.
-<<<<<<< HEAD
-    fn too_little(&self, mix: Mix, finished: &impl Fn(&str) -> u64) -> Vec<String> {
-        let ok = |rpc: &Rpc| self.ended.get(&(*rpc, "OK")).copied().unwrap_or_default();
-        let mut wanted: Vec<(String, u64)> = RPCS.iter().map(|rpc| (format!("{rpc:?} OK"), ok(rpc))).collect();
-        if mix == Mix::Restless && RPCS.iter().map(ok).sum::<u64>() > 200 {
-            wanted.extend(["cancelled", "expired"].map(|outcome| (outcome.to_owned(), finished(outcome))));
-=======
     fn too_little(&self, mix: Mix, cut_off: [u64; 3]) -> Vec<String> {
         let ok = |rpc: &Rpc| self.ended.get(&(*rpc, "OK")).copied().unwrap_or_default();
         let mut wanted: Vec<(String, u64)> = RPCS.iter().map(|rpc| (format!("{rpc:?} OK"), ok(rpc))).collect();
         if mix == Mix::Restless && RPCS.iter().map(ok).sum::<u64>() > 200 {
             let ends = ["cancelled", "expired", "removed from the queue when cancelled"];
             wanted.extend(ends.map(str::to_owned).into_iter().zip(cut_off));
->>>>>>> load
         }
         wanted.into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| format!("{what}: none at all")).collect()
     }
