@@ -102,12 +102,16 @@ fn print_config(config: &ServerConfig) -> anyhow::Result<()> {
     Ok(std::io::stdout().lock().write_all(render(config).as_bytes())?)
 }
 
-fn run(config: ServerConfig, flags: &Flags) -> anyhow::Result<()> {
+fn run(mut config: ServerConfig, flags: &Flags) -> anyhow::Result<()> {
     let on_terminal = std::io::stderr().is_terminal();
     init_logs(config.log.format, &config.log.filter, on_terminal)?;
     let machine = machine(on_terminal);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("sluice-network").build()?;
     let result = runtime.block_on(async {
+        if flags.exit {
+            // Nobody balances to it: nobody needs time to notice that it stops.
+            config.drain.grace = Duration::ZERO;
+        }
         let server = Server::bind(config, machine).await?;
         if flags.quickstart { serve_and_show(server, flags.exit).await } else { serve(server).await }
     });
@@ -143,8 +147,7 @@ async fn serve_and_show(server: Server, exit: bool) -> anyhow::Result<()> {
         }
     }
     if exit || shown.is_err() {
-        // Nobody balances to a quickstart: no need to wait for anybody to notice.
-        drain.cut();
+        drain.begin();
     }
     report(running.await??);
     shown.map(|_| ()).map_err(Into::into)
