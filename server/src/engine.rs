@@ -10,6 +10,7 @@
 //! | scheduler | `queued_units_max` units | the time of a decision |
 //! | executor | the device's batches in flight | late binding |
 //! | sink | the request's own number of slots | memory, against a slow reader |
+//! | updates | one message of a RerankStream call | its room, against a reader that stopped |
 
 use std::{
     sync::{
@@ -168,7 +169,7 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if !self.request.sink.is_finished() {
+        if !self.request.sink.is_complete() {
             self.request.abandon();
             self.cancellations.push(self.request.id);
         }

@@ -30,6 +30,13 @@ const CONNECTIONS: &str = "sluice_connections";
 /// Connections that were closed at once because there were too many.
 const CONNECTIONS_REFUSED: &str = "sluice_connections_refused_total";
 
+/// Time that a caller has for its first bytes. Protects the slots for connections from callers that connect and
+/// say nothing: HTTP/2's own keepalive begins only after its preface.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of HTTP/2's connection preface (RFC 9113, section 3.4).
+const PREFACE_BYTES: usize = 24;
+
 /// Wait after the operating system refused to accept: out of file descriptors, mostly. Protects the
 /// processor, which would otherwise do nothing but try.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -101,26 +108,49 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// An accepted connection. It fails when its lifetime is over.
+/// An accepted connection. It fails when its lifetime is over, or if it does not begin in time.
 #[derive(Debug)]
 pub struct Connection<I> {
     io: I,
     end: Option<Pin<Box<Sleep>>>,
+    preface: Option<Preface>,
     _slot: OwnedSemaphorePermit,
+}
+
+/// What is missing of a connection's first bytes.
+#[derive(Debug)]
+struct Preface {
+    bytes: usize,
+    timeout: Pin<Box<Sleep>>,
 }
 
 impl<I> Connection<I> {
     fn new(io: I, lifetime: Option<Duration>, slot: OwnedSemaphorePermit) -> Self {
         metrics::gauge!(CONNECTIONS).increment(1.0);
-        Self { io, end: lifetime.map(|lifetime| Box::pin(tokio::time::sleep(lifetime))), _slot: slot }
+        let timer = |time| Box::pin(tokio::time::sleep(time));
+        let preface = Preface { bytes: PREFACE_BYTES, timeout: timer(PREFACE_TIMEOUT) };
+        Self { io, end: lifetime.map(timer), preface: Some(preface), _slot: slot }
     }
 
-    fn check_lifetime(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn check_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let is_over = self.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready());
         if is_over {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the connection's lifetime is over"));
         }
+        let is_late = self.preface.as_mut().is_some_and(|preface| preface.timeout.as_mut().poll(cx).is_ready());
+        if is_late {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the connection did not begin in time"));
+        }
         Ok(())
+    }
+
+    fn count_preface(&mut self, bytes: usize) {
+        if let Some(preface) = &mut self.preface {
+            preface.bytes = preface.bytes.saturating_sub(bytes);
+            if preface.bytes == 0 {
+                self.preface = None;
+            }
+        }
     }
 }
 
@@ -132,14 +162,17 @@ impl<I> Drop for Connection<I> {
 
 impl<I: AsyncRead + Unpin> AsyncRead for Connection<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.check_lifetime(cx)?;
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        self.check_time(cx)?;
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.count_preface(buf.filled().len() - before);
+        read
     }
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Connection<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.check_lifetime(cx)?;
+        self.check_time(cx)?;
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -148,7 +181,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Connection<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check_lifetime(cx)?;
+        self.check_time(cx)?;
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
@@ -182,30 +215,63 @@ mod tests {
 
     use super::*;
 
-    /// A peer that never says anything.
+    /// A peer that says so many bytes at once, and nothing after that.
     #[derive(Debug)]
-    struct Silent;
+    struct Talker(usize);
 
-    impl AsyncRead for Silent {
-        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            Poll::Pending
+    impl AsyncRead for Talker {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let bytes = self.0.min(buf.remaining());
+            if bytes == 0 {
+                return Poll::Pending;
+            }
+            buf.put_slice(&vec![b'x'; bytes]);
+            self.0 -= bytes;
+            Poll::Ready(Ok(()))
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_fails_when_its_lifetime_is_over() {
-        let slots = Arc::new(Semaphore::new(1));
-        let slot = Arc::clone(&slots).try_acquire_owned().unwrap();
+    async fn a_connection_fails_when_its_time_is_over() {
         let lifetime = Duration::from_secs(90);
-        let mut connection = Connection::new(Silent, Some(lifetime), slot);
-        let start = Instant::now();
-        let mut bytes = [0; 1];
+        let cases = [
+            (0, Some(lifetime), PREFACE_TIMEOUT),
+            (PREFACE_BYTES - 1, Some(lifetime), PREFACE_TIMEOUT),
+            (PREFACE_BYTES - 1, None, PREFACE_TIMEOUT),
+            (PREFACE_BYTES, Some(lifetime), lifetime),
+            (10 * PREFACE_BYTES, Some(lifetime), lifetime),
+            (0, Some(Duration::from_secs(1)), Duration::from_secs(1)),
+        ];
+        for (says, lifetime, expected) in cases {
+            let slots = Arc::new(Semaphore::new(1));
+            let slot = Arc::clone(&slots).try_acquire_owned().unwrap();
+            let mut connection = Connection::new(Talker(says), lifetime, slot);
+            let start = Instant::now();
+            let mut heard = 0;
+            let error = loop {
+                let mut bytes = [0; 7];
+                let mut buf = ReadBuf::new(&mut bytes);
+                match poll_fn(|cx| Pin::new(&mut connection).poll_read(cx, &mut buf)).await {
+                    Ok(()) => heard += buf.filled().len(),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert_eq!((heard, start.elapsed()), (says, expected), "{says} bytes, lifetime {lifetime:?}");
+            assert_eq!(slots.available_permits(), 0);
+            drop(connection);
+            assert_eq!(slots.available_permits(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_began_may_be_idle() {
+        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let mut connection = Connection::new(Talker(PREFACE_BYTES), None, slot);
+        let mut bytes = [0; PREFACE_BYTES];
+        poll_fn(|cx| Pin::new(&mut connection).poll_read(cx, &mut ReadBuf::new(&mut bytes))).await.unwrap();
         let read = poll_fn(|cx| Pin::new(&mut connection).poll_read(cx, &mut ReadBuf::new(&mut bytes)));
-        assert_eq!(read.await.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(start.elapsed(), lifetime);
-        assert_eq!(slots.available_permits(), 0);
-        drop(connection);
-        assert_eq!(slots.available_permits(), 1);
+        tokio::time::timeout(100 * PREFACE_TIMEOUT, read).await.expect_err("nobody ends it");
     }
 
     #[tokio::test]

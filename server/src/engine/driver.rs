@@ -149,7 +149,7 @@ impl Driver {
             if let Err(error) = self.scheduler.enqueue(unit) {
                 self.metrics.enqueued.increment(enqueued);
                 self.metrics.cancelled.increment(self.scheduler.cancel(request.id) as u64);
-                request.sink.fail(refusal(&error));
+                fail(request, refusal(&error));
                 return;
             }
             enqueued += 1;
@@ -169,7 +169,7 @@ impl Driver {
         for (id, units) in self.scheduler.take_expired(now) {
             self.metrics.expired.increment(units as u64);
             if let Some(waiting) = self.waiting.remove(&id) {
-                waiting.request.sink.fail(EngineError::Expired);
+                fail(waiting.request, EngineError::Expired);
             }
         }
     }
@@ -223,6 +223,13 @@ impl Driver {
         }
         self.scheduler.complete(now, batch, Duration::ZERO);
     }
+}
+
+/// Ends a request after letting go of it: its room is free as soon as its caller hears.
+fn fail(request: Arc<Request>, error: EngineError) {
+    let sink = Arc::clone(&request.sink);
+    drop(request);
+    sink.fail(error);
 }
 
 fn refusal(error: &EnqueueError) -> EngineError {

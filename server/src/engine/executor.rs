@@ -166,7 +166,7 @@ impl Executor {
         });
         let (batch, mut parts) = (job.batch, 0);
         match result {
-            Ok(output) => self.deliver(&job, output, spent),
+            Ok(output) => self.deliver(job, output, spent),
             Err(error) => parts = self.fail(job, &error),
         }
         let Some((open, total)) = self.open.get_mut(&batch) else { return };
@@ -180,16 +180,25 @@ impl Executor {
         }
     }
 
-    fn deliver(&self, job: &BatchJob, output: BatchOutput, spent: Duration) {
-        let packed = &job.packed;
-        let computed = self.backends[packed.lane().model.0 as usize].computed_tokens(packed);
+    /// A request's reader hears of its results after the batch has let go of the request: its room is then
+    /// free as soon as its answer is there.
+    fn deliver(&self, job: BatchJob, output: BatchOutput, spent: Duration) {
+        let BatchJob { packed, members, .. } = job;
+        let computed = self.backends[packed.lane().model.0 as usize].computed_tokens(&packed);
         let padding = computed.saturating_sub(packed.total_tokens());
         metrics::computed(packed.lane().operation, packed.total_tokens(), padding, spent.as_secs_f64());
         let mut results = packed.units().iter().map(|unit| unit.index).zip(slot_values(output));
-        for members in job.members.chunk_by(Arc::ptr_eq) {
-            let own: Vec<_> = results.by_ref().take(members.len()).collect();
-            members[0].sink.computed(spent);
-            members[0].sink.fill(own);
+        let mut members = members.into_iter().peekable();
+        while let Some(request) = members.next() {
+            let mut units = 1;
+            while members.next_if(|next| Arc::ptr_eq(next, &request)).is_some() {
+                units += 1;
+            }
+            let own: Vec<_> = results.by_ref().take(units).collect();
+            let sink = Arc::clone(&request.sink);
+            drop(request);
+            sink.computed(spent);
+            sink.fill(own);
         }
     }
 
@@ -213,8 +222,10 @@ impl Executor {
             return 2;
         }
         let lost = matches!(error, BackendError::DeviceLost(_));
-        for request in &job.members {
-            request.sink.fail(if lost { EngineError::DeviceLost } else { EngineError::Failed });
+        // As for results: the batch lets go of its requests first.
+        let sinks: Vec<_> = job.members.into_iter().map(|request| Arc::clone(&request.sink)).collect();
+        for sink in sinks {
+            sink.fail(if lost { EngineError::DeviceLost } else { EngineError::Failed });
         }
         if lost {
             self.rebuild(job.packed.lane().model);

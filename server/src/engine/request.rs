@@ -1,6 +1,9 @@
 //! A request between its submission and its last result.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use sluice_core::{Lane, RequestId, Time, batch::Sequence};
 
@@ -16,7 +19,8 @@ pub(super) struct Request {
     pub(super) sequences: Vec<Sequence>,
     pub(super) deadline: Time,
     pub(super) submitted: Time,
-    pub(super) sink: Sink,
+    /// Shared apart from the request, so that it can be filled by who holds no room any more.
+    pub(super) sink: Arc<Sink>,
     /// Set when nobody waits any more: a cancellation may overtake its submission.
     abandoned: AtomicBool,
     _permit: Permit,
@@ -25,7 +29,7 @@ pub(super) struct Request {
 impl Request {
     pub(super) fn new(id: RequestId, submission: Submission, submitted: Time) -> Self {
         let Submission { lane, sequences, deadline, permit } = submission;
-        let sink = Sink::new(sequences.len());
+        let sink = Arc::new(Sink::new(sequences.len()));
         Self { id, lane, sequences, deadline, submitted, sink, abandoned: AtomicBool::new(false), _permit: permit }
     }
 

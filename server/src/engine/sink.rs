@@ -43,7 +43,7 @@ pub(super) struct Sink {
 #[derive(Debug)]
 struct State {
     ready: Vec<(u32, SlotValue)>,
-    /// Units without a result. 0 means finished.
+    /// Units without a result. 0 means complete.
     remaining: usize,
     failure: Option<EngineError>,
     first_dispatch: Option<Time>,
@@ -97,10 +97,9 @@ impl Sink {
         (state.first_dispatch, state.compute)
     }
 
-    /// Whether nothing more will come.
-    pub(super) fn is_finished(&self) -> bool {
-        let state = self.lock();
-        state.remaining == 0 || state.failure.is_some()
+    /// Whether every unit has its result. One that failed has not: some of its units may still wait.
+    pub(super) fn is_complete(&self) -> bool {
+        self.lock().remaining == 0
     }
 
     pub(super) async fn next(&self) -> Result<Progress, EngineError> {

@@ -10,7 +10,10 @@ use sluice_proto::rerank::v1::{
     rerank_stream_response::Update as WireUpdate,
 };
 use sluice_service::status::Refusal;
-use tokio::time::Instant;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
@@ -28,6 +31,7 @@ use crate::{
     validate,
 };
 
+type UpdateResult = Result<RerankStreamResponse, Status>;
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -47,7 +51,7 @@ impl RerankService for App {
     ) -> Result<Response<Self::RerankStreamStream>, Status> {
         let call = Call::begin("RerankStream", &request, self)?;
         let updates = Updates { call, state: State::Begin(self.clone(), Box::new(request.into_inner())) };
-        Ok(Response::new(Box::pin(stream::unfold(updates, Updates::next))))
+        Ok(Response::new(Box::pin(updates.queue())))
     }
 
     type RerankManyStream = ResponseStream<RerankManyResponse>;
@@ -60,7 +64,10 @@ impl RerankService for App {
     }
 }
 
-/// The messages of one RerankStream call. Dropped with the call, and its work with it.
+/// Updates of one RerankStream call that wait for its reader; what comes meanwhile is merged into the next.
+const UPDATES_MAX: usize = 1;
+
+/// The messages of one RerankStream call.
 struct Updates {
     call: Call,
     state: State,
@@ -73,7 +80,42 @@ enum State {
 }
 
 impl Updates {
-    async fn next(mut self) -> Option<(Result<RerankStreamResponse, Status>, Self)> {
+    /// The messages for their reader. They are made in a task of their own, because a response is polled only
+    /// while its caller reads: a caller that does not holds its room until the deadline, and no longer.
+    /// Dropped with the call, and its work with it.
+    fn queue(self) -> impl Stream<Item = UpdateResult> {
+        let (queue, updates) = mpsc::channel(UPDATES_MAX);
+        tokio::spawn(self.fill(queue));
+        stream::unfold((updates, false), |(mut updates, ended)| async move {
+            if ended {
+                return None;
+            }
+            let expired = || Err(Refusal::DeadlineExceeded { phase: "response" }.into());
+            let update: UpdateResult = updates.recv().await.unwrap_or_else(expired);
+            let last = |update: &RerankStreamResponse| matches!(update.update, Some(WireUpdate::Response(_)));
+            let ended = update.as_ref().map_or(true, last);
+            Some((update, (updates, ended)))
+        })
+    }
+
+    /// Makes messages as there is room for them, to the last; or to none, if it runs out of time before.
+    async fn fill(mut self, queue: mpsc::Sender<UpdateResult>) {
+        while !matches!(self.state, State::Ended) {
+            let room = match timeout_at(self.call.deadline, queue.reserve()).await {
+                Ok(Ok(room)) => room,
+                Ok(Err(_caller_left)) => return,
+                Err(_expired) => return self.call.end(Code::DeadlineExceeded),
+            };
+            let update = tokio::select! {
+                () = queue.closed() => return,
+                update = self.next() => update,
+            };
+            let Some(update) = update else { return };
+            room.send(update);
+        }
+    }
+
+    async fn next(&mut self) -> Option<UpdateResult> {
         let mut run = match std::mem::replace(&mut self.state, State::Ended) {
             State::Begin(app, request) => {
                 let (arrival, deadline) = (self.call.arrival, self.call.deadline);
@@ -99,13 +141,13 @@ impl Updates {
             }
             Err(refusal) => return Some(self.failed(refusal)),
         };
-        Some((Ok(RerankStreamResponse { update: Some(update) }), self))
+        Some(Ok(RerankStreamResponse { update: Some(update) }))
     }
 
-    fn failed(mut self, refusal: Refusal) -> (Result<RerankStreamResponse, Status>, Self) {
+    fn failed(&mut self, refusal: Refusal) -> UpdateResult {
         let status = Status::from(refusal);
         self.call.end(status.code());
-        (Err(status), self)
+        Err(status)
     }
 }
 

@@ -2,14 +2,10 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use futures_util::{
-    FutureExt, Stream, StreamExt,
-    future::BoxFuture,
-    stream::{self, FuturesUnordered},
-};
+use futures_util::{FutureExt, Stream, stream};
 use sluice_proto::rerank::v1::{RequestError, RerankManyRequest, RerankManyResponse, rerank_many_response::Outcome};
 use sluice_service::{deadline, status::Refusal};
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 use tonic::{Request, Status, Streaming};
 
 use super::{
@@ -22,6 +18,7 @@ const RPC: &str = "RerankMany";
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// A call without a deadline lives until its caller, its connection or the server ends.
 const UNBOUNDED: Duration = Duration::from_secs(365 * 24 * 3600);
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
 /// The answers to a call's requests.
 pub(super) fn answer(
@@ -31,15 +28,20 @@ pub(super) fn answer(
     let timeout =
         deadline::timeout(request.metadata()).map_err(|fault| Status::from(Refusal::InvalidArgument(vec![fault])))?;
     let deadline = deadline::arrival(&request) + timeout.unwrap_or(UNBOUNDED).min(UNBOUNDED);
+    if deadline <= Instant::now() {
+        return Err(Refusal::DeadlineExceeded { phase: "arrival" }.into());
+    }
     let in_flight_max = app.0.limits.requests_in_flight_per_stream_max;
     let many = Many {
         app,
         deadline,
+        timed: timeout.is_some(),
         in_flight_max,
         requests: request.into_inner(),
         open: true,
+        turned_away: false,
         ids: HashSet::new(),
-        answers: FuturesUnordered::new(),
+        answers: JoinSet::new(),
         ended: false,
     };
     Ok(stream::unfold(many, Many::next))
@@ -49,13 +51,19 @@ struct Many {
     app: App,
     /// Of the call as a whole.
     deadline: Instant,
+    /// The caller set that deadline.
+    timed: bool,
     in_flight_max: usize,
     requests: Streaming<RerankManyRequest>,
     /// The caller may send more, and we would read it.
     open: bool,
+    /// The caller may have wanted to send more.
+    turned_away: bool,
     /// Of requests in flight.
     ids: HashSet<String>,
-    answers: FuturesUnordered<BoxFuture<'static, (String, Result<Outcome, Status>)>>,
+    /// Tasks of their own, because these are polled only while the caller reads: a request that is done
+    /// gives its room back whether or not its answer can be sent. Dropped, they are cancelled.
+    answers: JoinSet<(String, Result<Outcome, Status>)>,
     ended: bool,
 }
 
@@ -66,17 +74,23 @@ impl Many {
                 // Drained: what was read has been answered, what was not is refused with the call.
                 let refusal =
                     Refusal::Unavailable { reason: "DRAINING", message: "the server is stopping", retry_after: None };
-                return if self.app.0.drain.is_draining() { Some(self.end(refusal.into())) } else { None };
+                return self.turned_away.then(|| self.end(refusal.into()));
             }
             let more = self.open && self.answers.len() < self.in_flight_max;
             tokio::select! {
                 biased;
-                Some((request_id, outcome)) = self.answers.next(), if !self.answers.is_empty() => {
+                Some(answer) = self.answers.join_next(), if !self.answers.is_empty() => {
+                    // A panic, which was logged. Whose request it was is not known any more.
+                    let Ok((request_id, outcome)) = answer else { return Some(self.end(Refusal::Internal.into())) };
                     self.ids.remove(&request_id);
                     let outcome = Some(outcome.unwrap_or_else(|status| Outcome::Error(error(&status))));
                     return Some((Ok(RerankManyResponse { request_id, outcome }), self));
                 }
-                () = self.app.0.drain.begun(), if self.open => self.open = false,
+                () = self.app.0.drain.begun(), if self.open => {
+                    self.open = false;
+                    // Who has said all there is to say, and been read, is not turned away.
+                    self.turned_away = !matches!(self.requests.message().now_or_never(), Some(Ok(None)));
+                }
                 () = tokio::time::sleep_until(self.deadline) => {
                     return Some(self.end(Refusal::DeadlineExceeded { phase: "stream" }.into()));
                 }
@@ -109,26 +123,33 @@ impl Many {
             return refuse(&request_id, "request_id", "is in flight on this call already");
         }
         let Some(request) = request else { return refuse(&request_id, "request", "is required") };
-        let Ok(timeout) = timeout.map(Duration::try_from).transpose() else {
+        let Ok(timeout) = timeout.map(read_timeout).transpose() else {
             return refuse(&request_id, "timeout", "must not be negative or out of range");
         };
         let app = self.app.clone();
-        let call = Call::nested(RPC, self.deadline, timeout, &app);
+        let rest_of_call = || self.timed.then(|| self.deadline.saturating_duration_since(Instant::now()));
+        let call = Call::nested(RPC, self.deadline, timeout.or_else(rest_of_call), &app);
         self.ids.insert(request_id.clone());
-        let answer = async move {
+        self.answers.spawn(async move {
             let (arrival, deadline) = (call.arrival, call.deadline);
             let result = call.run(app.rerank_whole(request, arrival, deadline)).await;
             (request_id, result.map(Outcome::Response))
-        };
-        self.answers.push(answer.boxed());
+        });
         None
     }
 
     fn end(mut self, status: Status) -> (Result<RerankManyResponse, Status>, Self) {
         self.ended = true;
-        self.answers.clear();
+        self.answers.abort_all();
         (Err(status), self)
     }
+}
+
+/// Not prost's own conversion: that negates what is negative, and overflows at the least of it.
+fn read_timeout(timeout: prost_types::Duration) -> Result<Duration, ()> {
+    let nanos = u32::try_from(timeout.nanos).ok().filter(|nanos| *nanos < NANOS_PER_SECOND);
+    let (Ok(seconds), Some(nanos)) = (u64::try_from(timeout.seconds), nanos) else { return Err(()) };
+    Ok(Duration::new(seconds, nanos))
 }
 
 fn error(status: &Status) -> RequestError {
@@ -136,5 +157,29 @@ fn error(status: &Status) -> RequestError {
         code: status.code().into(),
         message: status.message().to_owned(),
         status_details: status.details().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_protobuf_says() {
+        let most = Duration::new(i64::MAX as u64, 999_999_999);
+        let cases = [
+            (0, 0, Ok(Duration::ZERO)),
+            (1, 999_999_999, Ok(Duration::new(1, 999_999_999))),
+            (i64::MAX, 999_999_999, Ok(most)),
+            (0, 1_000_000_000, Err(())),
+            (0, -1, Err(())),
+            (1, -1, Err(())),
+            (-1, 0, Err(())),
+            (i64::MIN, 0, Err(())),
+            (i64::MIN, i32::MIN, Err(())),
+        ];
+        for (seconds, nanos, expected) in cases {
+            assert_eq!(read_timeout(prost_types::Duration { seconds, nanos }), expected, "{seconds} s {nanos} ns");
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! A server in this process, on a loopback port of its own, and what tests ask it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod ledger;
+pub mod raw;
+
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duration};
 
 use sluice_inference::{HubSettings, SilentProgress};
