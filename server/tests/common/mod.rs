@@ -1,5 +1,6 @@
 //! A server in this process, on a loopback port of its own, and what tests ask it.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, reason = "real servers, and real time")]
 
 pub mod ledger;
 pub mod raw;
