@@ -27,10 +27,13 @@ pub mod maxsim;
 pub mod normalize;
 pub mod pool;
 pub mod softmax;
+pub mod tokens;
 
 mod exp;
+mod isa;
 mod lanes;
 mod shape;
 mod tile;
 
+pub use isa::{InstructionSet, Isa};
 pub use shape::ShapeError;

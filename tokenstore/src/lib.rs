@@ -1,0 +1,1 @@
+//! Token embeddings by document, in append-only memory-mapped segments.
