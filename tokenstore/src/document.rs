@@ -29,11 +29,11 @@ pub(crate) fn append_vectors(layout: Layout, vectors: Tokens<'_>, out: &mut Vec<
     }
     match vectors {
         Tokens::F32(x) => {
-            all_finite(layout, x, |x| x.is_finite())?;
+            all_finite(layout, x, f32::is_finite)?;
             append_floats(layout, x, out)?;
         }
         Tokens::F16(x) => {
-            all_finite(layout, x, |x| x.is_finite())?;
+            all_finite(layout, x, f16::is_finite)?;
             if layout.storage() == Storage::F16 {
                 append_halves(x, out);
             } else {
@@ -61,7 +61,7 @@ fn append_floats(layout: Layout, x: &[f32], out: &mut Vec<u8>) -> Result<(), Doc
     match layout.storage() {
         Storage::F16 => {
             let halves = to_f16(x);
-            all_finite(layout, &halves, |x| x.is_finite())?;
+            all_finite(layout, &halves, f16::is_finite)?;
             append_halves(&halves, out);
         }
         Storage::Int8 => {

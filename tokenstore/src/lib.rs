@@ -55,8 +55,8 @@ mod store;
 mod stored;
 
 pub use document::PutDocument;
-pub use error::{CorruptFile, DeleteError, DiskError, DocumentFault, OpenError, PutError};
+pub use error::{CompactError, CorruptFile, DeleteError, DiskError, DocumentFault, OpenError, PutError};
 pub use identity::{ContentHash, ModelDigest, Namespace, NamespaceError};
 pub use layout::{Layout, LayoutError};
-pub use store::{CollectionStats, CorruptRecord, Options, Put, Stats, TokenStore, VerifyReport};
+pub use store::{CollectionStats, Compact, Compacted, CorruptRecord, Options, Put, Stats, TokenStore, VerifyReport};
 pub use stored::Stored;

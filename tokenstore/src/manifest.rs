@@ -80,7 +80,7 @@ impl Manifest {
         Self { generation: 0, next_segment: 1, next_sequence: 1, segments: Vec::new() }
     }
 
-    /// The segment's line.
+    /// Lists a segment as sealed.
     pub(crate) fn seal(&mut self, id: u64, length: u64) {
         for listed in self.segments.iter_mut().filter(|listed| listed.id == id) {
             listed.sealed = Some(length);
@@ -91,10 +91,6 @@ impl Manifest {
     pub(crate) fn number(&mut self) -> u64 {
         self.next_segment += 1;
         self.next_segment - 1
-    }
-
-    pub(crate) fn lists(&self, id: u64) -> bool {
-        self.segments.iter().any(|listed| listed.id == id)
     }
 
     /// Reads it; `None` if there is none.

@@ -12,6 +12,7 @@
 //! | 252..256 | CRC-32 of bytes 0..252; what is not named is 0 |
 
 pub(crate) mod active;
+pub(crate) mod rewrite;
 pub(crate) mod scan;
 
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! The store: a folder of segments, and the index over them.
 
+mod compact;
 mod load;
 mod put;
 mod reader;
@@ -12,6 +13,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
+pub use self::compact::{Compact, Compacted};
 pub use self::report::{CollectionStats, CorruptRecord, Stats, VerifyReport};
 use self::{reader::Reader, report::CorruptLog, writer::Writer};
 use crate::{
@@ -46,6 +48,8 @@ pub struct TokenStore {
     collections: RwLock<Collections>,
     access: Access,
     corrupt: CorruptLog,
+    /// Held while compacting.
+    compaction: Mutex<()>,
 }
 
 pub(crate) type Collections = HashMap<CollectionKey, Arc<Collection>>;
@@ -105,7 +109,15 @@ impl TokenStore {
 
     fn new(folder: Folder, disk: Disk, options: Options, collections: Collections, access: Access) -> Self {
         let corrupt = CorruptLog::default();
-        Self { folder, disk, options, collections: RwLock::new(collections), access, corrupt }
+        Self {
+            folder,
+            disk,
+            options,
+            collections: RwLock::new(collections),
+            access,
+            corrupt,
+            compaction: Mutex::new(()),
+        }
     }
 
     /// The documents of these ids, in their order; `None` for one that is not stored, or whose vectors are damaged.
@@ -181,3 +193,6 @@ impl Options {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,7 +187,7 @@ impl Index {
         let entry = self.documents.get(record.id);
         match (record.body, entry) {
             (Body::Document(version), Some(entry)) if entry.lies_at(slot, record.sequence, version) => {
-                if entry.state.load(Ordering::Relaxed) == DAMAGED { Fate::Bury } else { Fate::Keep }
+                if entry.state.load(Ordering::Relaxed) == DAMAGED { Fate::Bury } else { Fate::Keep(entry.key) }
             }
             // Whatever is known of the id is later than its tombstone, and hides what it hides.
             (Body::Document(_), _) | (Body::Tombstone, Some(_)) => Fate::Drop,
@@ -272,8 +272,8 @@ impl Index {
 /// What becomes of a record when its segment is compacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It is copied.
-    Keep,
+    /// It is copied, as the document of this key.
+    Keep(u64),
     /// A tombstone is kept in its place, as long as an older document may exist.
     Bury,
     /// It is of no use any more.

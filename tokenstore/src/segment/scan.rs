@@ -2,7 +2,7 @@
 //!
 //! A growing segment may end in a batch that was never committed: it is torn, and does not count. Torn and corrupt are
 //! told apart by what only a committed batch has. A writer that died left no valid commit at or behind the torn batch,
-//! and of its commit at most a beginning with zeros behind it. Everything else that is not a batch is damage to what was
+//! and of its commit at most a part, with zeros for the rest. Everything else that is not a batch is damage to what was
 //! acknowledged, and is an error.
 
 use crate::{
@@ -111,14 +111,21 @@ fn batch_at(file: &StoreFile, at: u64, end: u64) -> Result<Found, ScanError> {
     let expected = header.commit();
     let mut commit = [0; batch::COMMIT_BYTES as usize];
     file.read_zero_filled(&mut commit, at + header.bytes - batch::COMMIT_BYTES)?;
-    let written = commit.len() - commit.iter().rev().take_while(|&&byte| byte == 0).count();
     Ok(if commit == expected {
         Found::Batch(header, directory)
-    } else if commit[..written] == expected[..written] {
+    } else if is_torn(&commit, &expected) {
         Found::NoBatch("the commit of a batch")
     } else {
         Found::Damage("the commit of a batch")
     })
+}
+
+/// Whether a commit was written, or taken back with zeros, in part.
+fn is_torn(found: &[u8], expected: &[u8]) -> bool {
+    let not_zero = |byte: &u8| *byte != 0;
+    let begin = found.iter().position(not_zero).unwrap_or(found.len());
+    let end = found.iter().rposition(not_zero).map_or(0, |last| last + 1);
+    found[..end] == expected[..end] || found[begin..] == expected[begin..]
 }
 
 struct Rest {

@@ -59,17 +59,17 @@ pub(crate) fn load(folder: &Folder, manifest: &Manifest, write: bool) -> Result<
 impl Loaded {
     fn read(&mut self, folder: &Folder, listed: Listed, write: bool) -> Result<(), OpenError> {
         let file = StoreFile::open(folder.segment(listed.id), write)?;
+        let length = file.length()?;
+        if length < listed.sealed.unwrap_or(HEADER_BYTES) {
+            let expected = if listed.sealed.is_some() { "the length at which it was sealed" } else { "a header" };
+            return Err(OpenError::CorruptSegment(CorruptFile::new(&file.path, length, expected)));
+        }
         let mut bytes = [0; HEADER_BYTES as usize];
         file.read_zero_filled(&mut bytes, 0)?;
         let header = SegmentHeader::decode(&bytes, listed.id, &file.path)?;
         let collection = self.collection(&header, &file)?;
 
-        let length = file.length()?;
         let (extent, mapped) = listed.sealed.map_or((Extent::Growing, length), |end| (Extent::Sealed(end), end));
-        if mapped > length {
-            let expected = "the length at which it was sealed";
-            return Err(OpenError::CorruptSegment(CorruptFile::new(&file.path, length, expected)));
-        }
         let map = Map::new(&file.file, mapped, 0).map_err(|source| file.error("map", source))?;
         let map = Arc::new(map);
         let slot = collection.index.add_segment(listed.id, Arc::clone(&map));

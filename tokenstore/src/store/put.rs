@@ -20,7 +20,9 @@ impl TokenStore {
     /// Quantises before it waits for other writers; then waits for two syncs.
     ///
     /// # Errors
-    /// [`PutError`]. Nothing was stored, and nothing appears after a restart.
+    /// [`PutError`]. Nothing was stored, and nothing appears after a restart. (One exception is nobody's to avoid: if the
+    /// disk reports a failure when the batch's commit is synced, refuses every change from then on, and the process dies,
+    /// the batch is there, all of it, should the commit have reached the disk.)
     pub fn put(
         &self,
         namespace: &Namespace,

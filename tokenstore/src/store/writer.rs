@@ -168,7 +168,10 @@ impl Writer {
         let active = match created {
             Ok(active) => active,
             Err(error) => {
-                self.garbage.push(path);
+                // No manifest has listed it.
+                if self.disk.remove(&path).is_err() {
+                    self.garbage.push(path);
+                }
                 self.active.extend(full.map(|full| (key.clone(), full)));
                 return Err(error);
             }
@@ -221,19 +224,21 @@ impl Writer {
         let before = self.manifest.segments.clone();
         self.manifest.segments.retain(|listed| !old.contains(&listed.id));
         self.manifest.segments.extend_from_slice(new);
-        let swapped = self.replace_manifest();
-        let gone = match &swapped {
-            Ok(()) => old.to_vec(),
-            Err(_) => {
-                self.manifest.segments = before;
-                new.iter().map(|listed| listed.id).collect()
-            }
-        };
-        self.garbage.extend(gone.into_iter().map(|id| self.folder.segment(id)));
-        if swapped.is_ok() {
+        if let Err(error) = self.replace_manifest() {
+            self.manifest.segments = before;
+            return Err(error);
+        }
+        self.garbage.extend(old.iter().map(|id| self.folder.segment(*id)));
+        self.remove_garbage();
+        Ok(())
+    }
+
+    /// Removes segments that are not listed here, once they certainly are not on disk.
+    pub(crate) fn discard(&mut self, ids: &[u64]) {
+        self.garbage.extend(ids.iter().map(|id| self.folder.segment(*id)));
+        if self.settle().is_ok() {
             self.remove_garbage();
         }
-        swapped
     }
 
     /// Makes sure that the manifest on disk is the one here.

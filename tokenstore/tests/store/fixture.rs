@@ -6,11 +6,18 @@ use half::f16;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use sluice_kernels::tokens::{Storage, Tokens, to_binary, to_f16, to_int8};
 use sluice_tokenstore::{ContentHash, Layout, ModelDigest, Namespace, Options, PutDocument, Stored, TokenStore};
+use tempfile::TempDir;
 
 /// What every way of storing is tested with.
 pub const STORAGES: [Storage; 3] = [Storage::F16, Storage::Int8, Storage::Binary];
 pub const MODEL: ModelDigest = ModelDigest([0xa5; 32]);
 pub const OTHER_MODEL: ModelDigest = ModelDigest([0x5a; 32]);
+
+/// A folder in memory where there is one: a sync costs nothing there, and a killed process's writes stay as well.
+pub fn folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
 
 pub fn namespace() -> Namespace {
     Namespace::new("docs").unwrap()
@@ -37,10 +44,14 @@ pub struct Document {
 
 impl Document {
     pub fn new(id: &str, version: u64, rows: usize, dim: usize) -> Self {
-        let content_hash = ContentHash::of_text(&format!("{id} {version}"));
+        let content_hash = Self::hash(id, version);
         let mut rng = SmallRng::seed_from_u64(u64::from_le_bytes(content_hash.0[..8].try_into().unwrap()));
         let vectors = (0..rows * dim).map(|_| rng.random_range(-1.0..1.0)).collect();
         Self { id: id.to_owned(), content_hash, truncated: version % 2 == 1, dim, vectors }
+    }
+
+    pub fn hash(id: &str, version: u64) -> ContentHash {
+        ContentHash::of_text(&format!("{id} {version}"))
     }
 
     pub fn put(&self) -> PutDocument<'_> {

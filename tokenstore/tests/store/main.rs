@@ -5,5 +5,9 @@
     reason = "processes are started and killed here, which the environment tells apart"
 )]
 
+mod compact;
+mod damage;
 mod fixture;
+mod kill;
+mod model;
 mod put;

@@ -4,15 +4,16 @@ use sluice_kernels::tokens::{Storage, Tokens};
 use sluice_tokenstore::{
     DeleteError, DocumentFault, ModelDigest, Namespace, OpenError, Options, Put, PutDocument, PutError, TokenStore,
 };
-use tempfile::tempdir;
 
-use crate::fixture::{Document, MODEL, OTHER_MODEL, STORAGES, assert_stored, layout, namespace, put, segments, small};
+use crate::fixture::{
+    Document, MODEL, OTHER_MODEL, STORAGES, assert_stored, folder, layout, namespace, put, segments, small,
+};
 
 #[test]
 fn every_storage_comes_back_to_the_bit() {
     for storage in STORAGES {
         for (rows, dim) in [(1, 1), (1, 128), (3, 5), (17, 96), (2, 1031)] {
-            let folder = tempdir().unwrap();
+            let folder = folder();
             let documents: Vec<_> = (0..5).map(|n| Document::new(&format!("d{n}"), n, rows, dim)).collect();
             let store = TokenStore::open(folder.path(), small()).unwrap();
             put(&store, storage, &documents[..3]);
@@ -37,7 +38,7 @@ fn every_storage_comes_back_to_the_bit() {
 
 #[test]
 fn the_last_write_counts() {
-    let folder = tempdir().unwrap();
+    let folder = folder();
     let store = TokenStore::open(folder.path(), small()).unwrap();
     let [a, b, c] = [1, 2, 3].map(|version| Document::new("same", version, 4, 16));
     let layout = layout(Storage::F16, 16);
@@ -58,7 +59,7 @@ fn the_last_write_counts() {
 #[test]
 fn many_segments_are_one_collection() {
     for storage in STORAGES {
-        let folder = tempdir().unwrap();
+        let folder = folder();
         let documents: Vec<_> = (0..60).map(|n| Document::new(&format!("d{n}"), n, 30, 64)).collect();
         let store = TokenStore::open(folder.path(), small()).unwrap();
         documents.chunks(2).for_each(|batch| put(&store, storage, batch));
@@ -76,7 +77,7 @@ fn many_segments_are_one_collection() {
 
 #[test]
 fn deleted_documents_stay_deleted() {
-    let folder = tempdir().unwrap();
+    let folder = folder();
     let documents: Vec<_> = (0..40).map(|n| Document::new(&format!("d{n}"), n, 30, 64)).collect();
     let store = TokenStore::open(folder.path(), small()).unwrap();
     documents.chunks(4).for_each(|batch| put(&store, Storage::F16, batch));
@@ -102,7 +103,7 @@ fn deleted_documents_stay_deleted() {
 
 #[test]
 fn namespaces_and_models_do_not_meet() {
-    let folder = tempdir().unwrap();
+    let folder = folder();
     let store = TokenStore::open(folder.path(), Options { collections_max: 3, ..small() }).unwrap();
     let names = ["a", "b"].map(|name| Namespace::new(name).unwrap());
     let keys = [(&names[0], MODEL, 8), (&names[0], OTHER_MODEL, 16), (&names[1], MODEL, 24)];
@@ -122,7 +123,7 @@ fn namespaces_and_models_do_not_meet() {
 
 #[test]
 fn what_cannot_be_stored_is_refused_and_nothing_of_its_batch_stored() {
-    let folder = tempdir().unwrap();
+    let folder = folder();
     let store = TokenStore::open(folder.path(), small()).unwrap();
     let good = Document::new("good", 0, 2, 8);
     let refuse = |document: PutDocument<'_>, expected: DocumentFault| {
@@ -159,7 +160,7 @@ fn what_cannot_be_stored_is_refused_and_nothing_of_its_batch_stored() {
 
 #[test]
 fn one_writes_and_others_read() {
-    let folder = tempdir().unwrap();
+    let folder = folder();
     assert!(matches!(TokenStore::open_read_only(folder.path().join("none")), Err(OpenError::Disk(_))));
     let writer = TokenStore::open(folder.path(), small()).unwrap();
     assert!(matches!(TokenStore::open(folder.path(), small()), Err(OpenError::Locked { .. })));
@@ -192,7 +193,7 @@ fn one_writes_and_others_read() {
 
 #[test]
 fn options_have_bounds() {
-    let folder = tempdir().unwrap();
+    let folder = folder();
     for options in [
         Options { segment_bytes_max: 4095, ..Options::default() },
         Options { segment_bytes_max: u64::MAX, ..Options::default() },
