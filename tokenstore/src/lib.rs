@@ -46,6 +46,7 @@ mod collection;
 mod disk;
 mod document;
 mod error;
+pub mod exchange;
 mod identity;
 mod layout;
 mod manifest;
@@ -56,6 +57,7 @@ mod stored;
 
 pub use document::PutDocument;
 pub use error::{CompactError, CorruptFile, DeleteError, DiskError, DocumentFault, OpenError, PutError};
+pub use exchange::{Exchanged, ExportError, ImportError, ImportTarget};
 pub use identity::{ContentHash, ModelDigest, Namespace, NamespaceError};
 pub use layout::{Layout, LayoutError};
 pub use store::{CollectionStats, Compact, Compacted, CorruptRecord, Options, Put, Stats, TokenStore, VerifyReport};

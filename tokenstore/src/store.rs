@@ -156,7 +156,7 @@ impl TokenStore {
         Ok(())
     }
 
-    fn collection(&self, key: &CollectionKey) -> Option<Arc<Collection>> {
+    pub(crate) fn collection(&self, key: &CollectionKey) -> Option<Arc<Collection>> {
         self.collections.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 

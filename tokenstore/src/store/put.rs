@@ -108,7 +108,7 @@ impl TokenStore {
     }
 
     /// Bytes that a batch may have: what a segment holds beside its header.
-    fn batch_bytes_max(&self) -> u64 {
+    pub(crate) fn batch_bytes_max(&self) -> u64 {
         self.options.segment_bytes_max - HEADER_BYTES
     }
 

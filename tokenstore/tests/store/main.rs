@@ -7,6 +7,7 @@
 
 mod compact;
 mod damage;
+mod exchange;
 mod fixture;
 mod kill;
 mod model;
