@@ -46,12 +46,12 @@ impl Collection {
 
     /// One answer per id. Vectors that no lookup of this process has read before are compared with their checksum,
     /// outside the lock; a damaged document is pushed to `damaged` once, and missing from then on.
-    pub(crate) fn lookup(&self, ids: &[impl AsRef<str>], damaged: &mut Vec<Damage>) -> Vec<Option<Stored>> {
+    pub(crate) fn lookup(&self, ids: &[&str], damaged: &mut Vec<Damage>) -> Vec<Option<Stored>> {
         let mut unread = Vec::new();
         let mut answers: Vec<Option<Stored>> = {
             let index = self.index();
-            let find = |(position, id): (usize, &_)| {
-                let (stored, read) = index.find(AsRef::as_ref(id))?;
+            let find = |(position, id): (usize, &&str)| {
+                let (stored, read) = index.find(id)?;
                 if !read {
                     unread.push(position);
                 }
@@ -64,7 +64,7 @@ impl Collection {
         }
         let mut broken = Vec::new();
         for &position in &unread {
-            let id = ids[position].as_ref();
+            let id = ids[position];
             answers[position].take_if(|stored| {
                 let intact = stored.is_intact(id);
                 if !intact {
@@ -76,7 +76,7 @@ impl Collection {
         let index = self.index();
         for position in unread {
             if let Some(stored) = &answers[position] {
-                index.mark_intact(ids[position].as_ref(), stored.key());
+                index.mark_intact(ids[position], stored.key());
             }
         }
         drop(index);

@@ -5,9 +5,10 @@
 //!
 //! | content | safetensors: one file, a tensor each | NumPy: a folder |
 //! |---|---|---|
-//! | first row of each document, then all rows | `cu_seqlens` I64 `[documents + 1]` (or U32) | `cu_seqlens.npy` `<i8` (or `<u4`) |
+//! | where documents begin, in rows, and end | `cu_seqlens` I64 or U32 `[documents + 1]` | `cu_seqlens.npy` `<i8`, `<u4` |
 //! | vectors, f16 (or f32) | `vectors` F16, F32 `[rows, dim]` | `vectors.npy` `<f2`, `<f4` |
-//! | int8: codes offset by 128, scales | `vectors` U8 `[rows, dim]`, `scales` F32 `[rows]` | `vectors.npy` `\|u1`, `scales.npy` `<f4` |
+//! | int8: codes offset by 128 | `vectors` U8 `[rows, dim]` | `vectors.npy` `\|u1` |
+//! | int8: scales | `scales` F32 `[rows]` | `scales.npy` `<f4` |
 //! | binary | `vectors` U8 `[rows, ⌈dim / 8⌉]` | `vectors.npy` `\|u1` |
 //! | ids | `ids` U8: UTF-8 end to end; `id_cu_bytes` I64 `[documents + 1]` | `ids.jsonl`: a line for each document, |
 //! | content hashes | `content_hashes` U8 `[documents, 32]` | `{"id": …, "content_hash": 64 hex digits,` |

@@ -24,14 +24,14 @@
 //!   batch…      64-aligned:     header 64 | directory | vectors, each document's 64-aligned | commit 64
 //! ```
 //!
-//! A put writes everything but the commit, syncs, writes the commit (64 bytes, 64-aligned, so within one sector), syncs,
-//! and returns. Opening reads headers, directories and commits and checks their checksums; vectors have a checksum each,
-//! compared when they are first looked up in a process, and by [`TokenStore::verify`].
+//! A put writes everything but the commit, syncs, writes the commit (64 bytes, 64-aligned, so within one sector),
+//! syncs, and returns. Opening reads headers, directories and commits and checks their checksums; vectors have a
+//! checksum each, compared when they are first looked up in a process, and by [`TokenStore::verify`].
 //!
 //! # Memory
 //!
-//! The index holds about 90 bytes a document plus its id, times the slack of a hash table (8/7 to 16/7): 120 to 240 bytes
-//! for ids of 16. Vectors are the page cache's.
+//! The index holds about 90 bytes a document plus its id, times the slack of a hash table (8/7 to 16/7): 120 to 240
+//! bytes for ids of 16. Vectors are the page cache's.
 //!
 //! # Threads
 //!

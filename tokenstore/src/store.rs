@@ -26,7 +26,8 @@ use crate::{
 /// Bounds of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes of a segment: a batch fits one. Also bounds what compaction needs while it runs, on disk and in memory. 4 KiB to
+    /// Bytes of a segment: a batch fits one. Also bounds what compaction needs while it runs, on disk and in memory. 4
+    /// KiB to
     /// 128 GiB.
     pub segment_bytes_max: u64,
     /// Collections: each has a growing segment of its own, mapped. 1 to 65,536.
@@ -95,8 +96,8 @@ impl TokenStore {
         Ok(Self::new(folder, disk, options, collections, access))
     }
 
-    /// Opens the store in a folder to be read, while another process may write to it. It sees what was committed at that
-    /// time, and after [`refresh`](Self::refresh) what is committed then.
+    /// Opens the store in a folder to be read, while another process may write to it. It sees what was committed at
+    /// that time, and after [`refresh`](Self::refresh) what is committed then.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -122,14 +123,16 @@ impl TokenStore {
 
     /// The documents of these ids, in their order; `None` for one that is not stored, or whose vectors are damaged.
     ///
-    /// Costs a probe of a hash table for each. The first time in a process that a document is looked up, its vectors are
-    /// read as well, to compare them with their checksum.
+    /// Costs a probe of a hash table for each. The first time in a process that a document is looked up, its vectors
+    /// are read as well, to compare them with their checksum.
     #[must_use]
     pub fn lookup(&self, namespace: &Namespace, model: ModelDigest, ids: &[impl AsRef<str>]) -> Vec<Option<Stored>> {
         let key = CollectionKey { namespace: namespace.clone(), model };
         let Some(collection) = self.collection(&key) else { return vec![None; ids.len()] };
         let mut damaged = Vec::new();
-        let answers = collection.lookup(ids, &mut damaged);
+        // What is generic stays this small, so that the rest is compiled here, once.
+        let ids: Vec<&str> = ids.iter().map(AsRef::as_ref).collect();
+        let answers = collection.lookup(&ids, &mut damaged);
         self.corrupt.extend(&self.folder, &key, damaged);
         answers
     }
@@ -140,9 +143,9 @@ impl TokenStore {
         self.lookup(namespace, model, &[id]).pop().flatten()
     }
 
-    /// Takes note of what was committed since a read-only store was opened or refreshed; does nothing to one that writes.
-    /// Keys of documents that are still the same are kept. Where segments have come or gone, the whole index is read
-    /// anew, and for that time exists twice.
+    /// Takes note of what was committed since a read-only store was opened or refreshed; does nothing to one that
+    /// writes. Keys of documents that are still the same are kept. Where segments have come or gone, the whole index is
+    /// read anew, and for that time exists twice.
     ///
     /// # Errors
     /// [`OpenError`]; the store then shows what it showed before, or a part of what is new.

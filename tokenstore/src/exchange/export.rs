@@ -29,8 +29,8 @@ struct Line<'a> {
 }
 
 impl TokenStore {
-    /// Writes a collection, as it is at this moment, into a safetensors file, replacing it as a whole. The layout is in the
-    /// documentation of [`exchange`](crate::exchange). Damaged documents are left out, and reported as by a lookup.
+    /// Writes a collection, as it is at this moment, into a safetensors file, replacing it as a whole. The layout is in
+    /// the documentation of [`exchange`](crate::exchange). Damaged documents are left out, and reported as by a lookup.
     ///
     /// # Errors
     /// [`ExportError`].

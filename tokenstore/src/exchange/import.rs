@@ -22,8 +22,8 @@ const BATCH_BYTES: u64 = 16 << 20;
 const LINE_BYTES_MAX: u64 = 64 << 10;
 
 impl TokenStore {
-    /// Puts the documents of a safetensors file, in batches: each is all or nothing, the import is not. The layout is in
-    /// the documentation of [`exchange`](crate::exchange).
+    /// Puts the documents of a safetensors file, in batches: each is all or nothing, the import is not. The layout is
+    /// in the documentation of [`exchange`](crate::exchange).
     ///
     /// # Errors
     /// [`ImportError`].

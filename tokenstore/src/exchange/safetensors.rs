@@ -2,7 +2,7 @@
 //! `safetensors` crate, which checks it; the tensors stay in the file.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -86,7 +86,7 @@ impl TensorFile {
 pub(super) fn header(metadata: &[(&str, String)], tensors: &[(&str, Dtype, Vec<u64>)]) -> Vec<u8> {
     let mut begin = 0;
     let mut entries = serde_json::Map::new();
-    let metadata: HashMap<_, _> = metadata.iter().cloned().collect();
+    let metadata: BTreeMap<_, _> = metadata.iter().cloned().collect();
     entries.insert("__metadata__".into(), serde_json::json!(metadata));
     for (name, dtype, shape) in tensors {
         let dtype_name = match dtype {

@@ -47,8 +47,8 @@ impl ActiveSegment {
         Ok(Self { header, file, map, capacity, bytes_max })
     }
 
-    /// Goes on with a segment that was scanned. What is torn behind its last batch is cut off, so that nothing of it can
-    /// ever be taken for a batch.
+    /// Goes on with a segment that was scanned. What is torn behind its last batch is cut off, so that nothing of it
+    /// can ever be taken for a batch.
     pub(crate) fn resume(
         disk: &Disk,
         file: StoreFile,

@@ -20,9 +20,9 @@ impl TokenStore {
     /// Quantises before it waits for other writers; then waits for two syncs.
     ///
     /// # Errors
-    /// [`PutError`]. Nothing was stored, and nothing appears after a restart. (One exception is nobody's to avoid: if the
-    /// disk reports a failure when the batch's commit is synced, refuses every change from then on, and the process dies,
-    /// the batch is there, all of it, should the commit have reached the disk.)
+    /// [`PutError`]. Nothing was stored, and nothing appears after a restart. (One exception is nobody's to avoid: if
+    /// the disk reports a failure when the batch's commit is synced, refuses every change from then on, and the process
+    /// dies, the batch is there, all of it, should the commit have reached the disk.)
     pub fn put(
         &self,
         namespace: &Namespace,
@@ -58,6 +58,7 @@ impl TokenStore {
         model: Option<ModelDigest>,
         ids: &[impl AsRef<str>],
     ) -> Result<usize, DeleteError> {
+        let ids: Vec<&str> = ids.iter().map(AsRef::as_ref).collect();
         let mut writer = self.writer().ok_or(DeleteError::ReadOnly)?;
         let mut keys: Vec<CollectionKey> = self.collections().into_keys().collect();
         keys.retain(|key| key.namespace == *namespace && model.is_none_or(|model| key.model == model));
@@ -65,20 +66,15 @@ impl TokenStore {
         let mut removed = 0;
         for key in keys {
             let Some(collection) = self.collection(&key) else { continue };
-            removed += self.delete_from(&mut writer, &collection, ids)?;
+            removed += self.delete_from(&mut writer, &collection, &ids)?;
         }
         Ok(removed)
     }
 
-    fn delete_from(
-        &self,
-        writer: &mut Writer,
-        collection: &Collection,
-        ids: &[impl AsRef<str>],
-    ) -> Result<usize, DeleteError> {
+    fn delete_from(&self, writer: &mut Writer, collection: &Collection, ids: &[&str]) -> Result<usize, DeleteError> {
         let mut stored: Vec<&str> = {
             let index = collection.index();
-            ids.iter().map(AsRef::as_ref).filter(|id| index.contains(id)).collect()
+            ids.iter().copied().filter(|id| index.contains(id)).collect()
         };
         stored.sort_unstable();
         stored.dedup();

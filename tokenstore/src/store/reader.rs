@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// How often reading is tried, since a writer may at any moment remove a segment that was listed a moment ago, or commit
-/// a batch that had no commit when its place was looked at.
+/// How often reading is tried, since a writer may at any moment remove a segment that was listed a moment ago, or
+/// commit a batch that had no commit when its place was looked at.
 const ATTEMPTS_MAX: usize = 5;
 
 /// What was seen last.

@@ -94,7 +94,8 @@ impl TokenStore {
         lock(&self.corrupt.recent).drain(..).collect()
     }
 
-    /// Reads everything that lookups find and compares it with its checksums, and every segment's structure. Takes about
+    /// Reads everything that lookups find and compares it with its checksums, and every segment's structure. Takes
+    /// about
     /// 150 bytes of memory for each document of the largest collection.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! The store as its callers and the machine it runs on treat it: put, asked, deleted, compacted, copied, damaged, killed.
+//! The store as its callers and the machine it runs on treat it: put, asked, deleted, compacted, copied, damaged,
+//! killed.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking, and says why")]
 #![allow(
     clippy::disallowed_methods,
