@@ -35,8 +35,8 @@
 //!
 //! # Threads
 //!
-//! One writer at a time; readers never wait for a disk. A lookup holds a lock for its hash table probes alone, and a
-//! writer holds that lock only to enter what is already durable.
+//! One writer at a time; readers never wait for a writer's disk. A lookup holds a lock for its hash table probes alone,
+//! and a writer holds that lock only to enter what is already durable.
 
 #[cfg(target_endian = "big")]
 compile_error!("segments are little-endian and read in place");

@@ -2,8 +2,7 @@
 //!
 //! What makes it sound:
 //!
-//! 1. A mapping is read-only and as long as its file was when it was made, so every address in it is backed by the
-//! file.
+//! 1. A mapping is read-only, and its file was at least as long when it was made.
 //! 2. Only the first [`Map::readable`] bytes are ever borrowed. That mark is raised once bytes are final: segments are
 //!    append-only, so no byte below it is written again, and a file is never cut below it.
 //! 3. A mapping lives as long as any [`Stored`](crate::Stored) that reads it. Unlinking a file does not end it.

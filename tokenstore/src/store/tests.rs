@@ -203,3 +203,16 @@ fn opening_fails_and_is_tried_again() {
         }
     }
 }
+
+#[test]
+fn a_lookup_does_not_wait_for_who_writes() {
+    let folder = folder();
+    let store = TokenStore::open(folder.path(), OPTIONS).unwrap();
+    let mut model = Model::new();
+    assert!(run(&store, STEPS[0], &mut model));
+    // As during a sync, or all of a compaction. A lookup that took either lock would never return.
+    let _writing = store.writer().unwrap();
+    let _compacting = crate::store::lock(&store.compaction);
+    assert_is(&store, &model, "while written to");
+    assert_eq!(store.verify().unwrap().documents, 2);
+}
