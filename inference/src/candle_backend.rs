@@ -11,6 +11,7 @@ use sluice_kernels::{
     maxsim::{MaxSim, maxsim},
     normalize::normalize,
     pool::{Pool, Pooling, pool},
+    tokens::Tokens,
 };
 
 use crate::{
@@ -118,7 +119,7 @@ fn score(
     let cu_seqlens = &batch.cu_seqlens()[sequences.start..=sequences.end];
     let rows = cu_seqlens[0] as usize..cu_seqlens[cu_seqlens.len() - 1] as usize;
     let cu_seqlens: Vec<u32> = cu_seqlens.iter().map(|end| end - cu_seqlens[0]).collect();
-    let documents = &vectors[rows.start * dim..rows.end * dim];
+    let documents = Tokens::F32(&vectors[rows.start * dim..rows.end * dim]);
     maxsim(MaxSim { query: &query.data, documents, cu_seqlens: &cu_seqlens, dim }, scores).map_err(failed)
 }
 
