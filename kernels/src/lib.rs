@@ -14,6 +14,8 @@
 //! | [`normalize`] | x / ‖x‖₂ |
 //! | [`pool`] | one row for a sequence of rows |
 //!
+//! [`peak`] has loops that say what a machine can do at most.
+//!
 //! Sequences lie end to end: `cu_seqlens[i]..cu_seqlens[i + 1]` are the rows of sequence `i`, and
 //! nothing is padded. Matrices are row-major.
 //!
@@ -25,6 +27,7 @@ pub mod attention;
 pub mod layer_norm;
 pub mod maxsim;
 pub mod normalize;
+pub mod peak;
 pub mod pool;
 pub mod softmax;
 pub mod tokens;

@@ -103,31 +103,36 @@ impl Panels {
     }
 }
 
-/// Lanes of the panels: `whole` panels of the widest, and perhaps a narrower one.
+/// Lanes of the panels: `whole` panels of the widest, then one or two that take the remainder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Plan {
     widest: usize,
     whole: usize,
-    last: Option<usize>,
+    rest: [usize; 2],
 }
 
 impl Plan {
-    /// For `q_len` query tokens and panels of `widths`, the widest first.
+    /// For `q_len` query tokens and panels of `widths`, the widest first: as few lanes as possible.
     fn new(q_len: usize, widths: &[usize]) -> Self {
         let widest = widths.first().copied().unwrap_or(1);
         let (whole, rest) = (q_len / widest, q_len % widest);
-        let last = widths.iter().copied().rfind(|&width| width >= rest).filter(|_| rest > 0);
-        Self { widest, whole, last }
+        let one = |rest: usize| if rest == 0 { 0 } else { widths.iter().copied().rfind(|&w| w >= rest).unwrap_or(0) };
+        let alone = [one(rest), 0];
+        let pairs = widths.iter().filter(|&&width| width < rest).map(|&width| [width, one(rest - width)]);
+        let rest = pairs.fold(alone, |best, pair| if pair[0] + pair[1] < best[0] + best[1] { pair } else { best });
+        Self { widest, whole, rest }
     }
 
     fn lanes(self) -> usize {
-        self.whole * self.widest + self.last.unwrap_or(0)
+        self.whole * self.widest + self.rest[0] + self.rest[1]
     }
 
     /// First query token and lanes of each panel.
     fn panels(self) -> impl Iterator<Item = (usize, usize)> {
         let whole = (0..self.whole).map(move |panel| (panel * self.widest, self.widest));
-        whole.chain(self.last.map(|lanes| (self.whole * self.widest, lanes)))
+        let start = self.whole * self.widest;
+        let rest = [(start, self.rest[0]), (start + self.rest[0], self.rest[1])];
+        whole.chain(rest.into_iter().filter(|&(_, lanes)| lanes > 0))
     }
 }
 
@@ -155,7 +160,9 @@ mod tests {
             (1, &[8]),
             (8, &[8]),
             (9, &[16]),
-            (17, &[32]),
+            (17, &[16, 8]),
+            (24, &[16, 8]),
+            (25, &[32]),
             (32, &[32]),
             (33, &[32, 8]),
             (48, &[32, 16]),

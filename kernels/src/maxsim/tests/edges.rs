@@ -67,13 +67,12 @@ fn nan_anywhere_in_a_compared_vector_is_nan() {
 fn nan_survives_whatever_comes_after_it() {
     for_all(|isa, storage| {
         let mut case = Case::random(storage, 3, 3, &[60], 8);
-        let row = match &mut case.documents {
+        match &mut case.documents {
             Stored::F32(x) => x[17 * 8] = f32::NAN,
             Stored::F16(x) => x[17 * 8] = f16::NAN,
             Stored::Int8(_, scales) => scales[17] = f32::NAN,
             Stored::Binary(_) => return,
-        };
-        let () = row;
+        }
         let mut alignments = [Alignment { token: None, similarity: 0.0 }; 3];
         let query = PackedQuery::new(isa, &case.query, 8).unwrap();
         assert!(query.align(case.document(0), &mut alignments).unwrap().is_nan());
@@ -115,7 +114,7 @@ fn infinities_follow_ieee() {
 #[test]
 fn scales_and_queries_that_are_not_finite() {
     const INF: f32 = f32::INFINITY;
-    let codes = vec![130, 128, 128, 128, 126, 128, 128, 128];
+    let codes = vec![130, 128, 126, 128];
     for (query, scales, expected) in [
         ([1.0, 0.5], [1.0, 1.0], 2.0),
         ([1.0, 0.5], [INF, 1.0], INF),
@@ -129,7 +128,7 @@ fn scales_and_queries_that_are_not_finite() {
         ([0.0, 0.0], [1.0, 1.0], 0.0),
     ] {
         for isa in Isa::available() {
-            let documents = Stored::Int8(codes[..2].iter().chain(&codes[4..6]).copied().collect(), scales.to_vec());
+            let documents = Stored::Int8(codes.clone(), scales.to_vec());
             let case = Case { query: query.to_vec(), documents, cu_seqlens: vec![0, 2], dim: 2 };
             let score = case.scores(isa)[0];
             let same = score == expected || (score.is_nan() && expected.is_nan());
