@@ -26,7 +26,7 @@
 //!
 //! # Accuracy
 //!
-//! f32 and f16 (which is widened to f32 exactly): dot products are summed in f32 in order of `dim`, so each is within
+//! f32 and f16 (which is widened to f32 exactly): dot products are summed in f32, so each is within
 //! `dim · 2⁻²⁴ · Σₖ |qₖ·dₖ|` of its value. int8 and binary: the query's rows are rounded to 8 bits with a scale each, as
 //! document rows are, so each component of the query moves by at most `max |qᵢ| / 254`; the sum over codes is exact
 //! (for `dim` up to 2²⁴; above 132,104 the query has fewer than 8 bits). The outer sum is in f64.
@@ -35,8 +35,9 @@
 //!
 //! `2 · q_len · total · dim` operations over one read of the documents: 4, 2, 1 or ⅛ bytes a component. No matrix of
 //! similarities is made: query tokens stand in the lanes of registers, and their maxima stay there (see `tile.rs`).
-//! With codes, AVX-512 and Neon do four times as many operations an instruction as with floats, AVX2 one and a half
-//! times. f16 and binary rows are widened in the first cache level on the way.
+//! With codes, AVX-512 and Neon do four times as many operations an instruction as with floats, AVX2 twice as many. So
+//! AVX-512 finds with codes which f32 or f16 rows can be the best at all, and computes only those with floats: exactly
+//! the maximum, in half the time (see `screen.rs`). f16 and binary rows are widened in the first cache level on the way.
 
 pub mod reference;
 
@@ -51,6 +52,8 @@ mod lanes;
 mod neon;
 mod panel;
 mod query;
+#[cfg(target_arch = "x86_64")]
+mod screen;
 #[cfg(test)]
 mod tests;
 mod tile;

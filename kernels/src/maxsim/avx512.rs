@@ -16,7 +16,7 @@ use std::{arch::x86_64::*, marker::PhantomData};
 
 use super::{
     kernel::Shape,
-    lanes::{Aligned, Arithmetic, Best, Lanes, Track},
+    lanes::{Aligned, Arithmetic, Best, Lanes, Noted, Track},
     tile::{self, Work},
 };
 use crate::{InstructionSet, Isa, tokens::Storage};
@@ -36,6 +36,19 @@ pub(super) fn run(isa: Isa, mut work: Work<'_>) {
             (true, 32) => tracked::<Codes<Zmm>, 2>(&mut work),
             (true, 16) => tracked::<Codes<Zmm>, 1>(&mut work),
             (true, _) => tracked::<Codes<Ymm>, 1>(&mut work),
+        }
+    }
+}
+
+/// Does one panel's work with codes, and notes every similarity. There are rows of at least 16 lanes.
+pub(super) fn note(isa: Isa, mut work: Work<'_>) {
+    assert_eq!(isa.set(), InstructionSet::Avx512);
+    // SAFETY: `isa` is proof of the instructions; the caller has room for all similarities.
+    unsafe {
+        match work.lanes {
+            32 => rows::<Codes<Zmm>, Noted<Zmm>, 2>(&mut work),
+            16 => rows::<Codes<Zmm>, Noted<Zmm>, 1>(&mut work),
+            _ => rows::<Codes<Ymm>, Noted<Ymm>, 1>(&mut work),
         }
     }
 }
@@ -118,6 +131,11 @@ unsafe impl Lanes for Zmm {
     unsafe fn prefetch(at: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
+
+    #[inline(always)]
+    unsafe fn prefetch_far(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
 }
 
 /// 8 lanes.
@@ -182,6 +200,11 @@ unsafe impl Lanes for Ymm {
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch_far(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
     }
 }
 

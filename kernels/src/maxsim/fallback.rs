@@ -105,6 +105,9 @@ unsafe impl Lanes for Array {
 
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+
+    #[inline(always)]
+    unsafe fn prefetch_far(_: *const u8) {}
 }
 
 /// f32 products.

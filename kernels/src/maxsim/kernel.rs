@@ -52,3 +52,53 @@ pub(super) fn run(isa: Isa, work: Work<'_>) {
         _ => fallback::run(work),
     }
 }
+
+/// There is no screen where codes are not several times as fast as floats.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) mod screen {
+    use std::{convert::Infallible, ops::Range};
+
+    use super::super::{panel::Panel, tile::Rows};
+    use crate::{Isa, tokens::Storage};
+
+    #[derive(Debug)]
+    pub(in super::super) struct Bounds(Infallible);
+
+    impl Bounds {
+        pub(in super::super) fn new(_: &[f32], _: usize) -> Option<Self> {
+            None
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Coded(Infallible);
+
+    pub(in super::super) struct Scratch;
+
+    pub(in super::super) struct Screened<'a> {
+        pub(in super::super) query: &'a [f32],
+        pub(in super::super) bounds: &'a Bounds,
+        pub(in super::super) panel: Panel<'a>,
+        pub(in super::super) next: *const u8,
+        pub(in super::super) values: &'a mut [f32],
+        pub(in super::super) tokens: &'a mut [u32],
+    }
+
+    pub(in super::super) fn rows(_: Isa, _: Storage, _: [usize; 3]) -> Option<usize> {
+        None
+    }
+
+    impl Scratch {
+        pub(in super::super) fn new() -> Self {
+            Self
+        }
+
+        pub(in super::super) fn code(&mut self, _: Isa, _: Rows<'_>, _: Range<usize>) -> Option<Coded> {
+            None
+        }
+
+        pub(in super::super) fn score(&mut self, _: Isa, coded: Coded, _: &mut Screened<'_>) -> bool {
+            match coded.0 {}
+        }
+    }
+}

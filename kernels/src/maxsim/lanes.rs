@@ -46,8 +46,10 @@ pub(super) unsafe trait Lanes {
     /// `new` and its `token` in the lanes where `new` is larger than `best` or NaN and `best` is not NaN.
     unsafe fn take(best: (Self::Values, Self::Tokens), new: Self::Values, token: u32) -> (Self::Values, Self::Tokens);
 
-    /// Has the cache line fetched; the address need not be valid.
+    /// Has the cache line fetched into the first cache level; the address need not be valid.
     unsafe fn prefetch(at: *const u8);
+    /// The same, into the second.
+    unsafe fn prefetch_far(at: *const u8);
 }
 
 /// Products of steps, and their sums.
@@ -87,12 +89,25 @@ pub(super) unsafe trait Arithmetic {
 
 /// Similarities of one register of query tokens, as far as rows were seen.
 pub(super) trait Track<L: Lanes>: Copy {
-    /// What was kept at lane `lane` of `values` and `tokens`.
-    unsafe fn load(values: *const f32, tokens: *const u32) -> Self;
-    /// Keeps it there.
-    unsafe fn store(self, values: *mut f32, tokens: *mut u32);
+    /// Cache lines to prefetch with each step: 1 into the first cache level, or several into the second.
+    const LINES: usize = 1;
+
+    /// What was kept of the query tokens from `lane` on.
+    unsafe fn load(kept: &Kept, lane: usize) -> Self;
+    /// Keeps it.
+    unsafe fn store(self, kept: &Kept, lane: usize);
     /// Sees rows `first..first + R`.
     unsafe fn see<const R: usize>(&mut self, values: &[L::Values; R], first: usize);
+}
+
+/// Where a panel's results are kept.
+pub(super) struct Kept {
+    /// Largest similarities, `[lanes]`.
+    pub(super) values: *mut f32,
+    /// Whose they are, `[lanes]`; only for [`Aligned`].
+    pub(super) tokens: *mut u32,
+    /// All similarities, `[rows][STRIDE]`; only for [`Noted`].
+    pub(super) all: *mut f32,
 }
 
 /// The largest similarities alone. NaN is looked for by pairs of rows, beside the maxima, which may drop it.
@@ -101,15 +116,15 @@ pub(super) struct Best<L: Lanes>(L::Values, L::Mask);
 
 impl<L: Lanes + Copy> Track<L> for Best<L> {
     #[inline(always)]
-    unsafe fn load(values: *const f32, _: *const u32) -> Self {
+    unsafe fn load(kept: &Kept, lane: usize) -> Self {
         // SAFETY: as the caller promises.
-        unsafe { Self(L::load(values), L::none()) }
+        unsafe { Self(L::load(kept.values.add(lane)), L::none()) }
     }
 
     #[inline(always)]
-    unsafe fn store(self, values: *mut f32, _: *mut u32) {
+    unsafe fn store(self, kept: &Kept, lane: usize) {
         // SAFETY: as the caller promises.
-        unsafe { L::store(L::poison(self.0, self.1), values) }
+        unsafe { L::store(L::poison(self.0, self.1), kept.values.add(lane)) }
     }
 
     #[inline(always)]
@@ -134,17 +149,17 @@ pub(super) struct Aligned<L: Lanes>(L::Values, L::Tokens);
 
 impl<L: Lanes + Copy> Track<L> for Aligned<L> {
     #[inline(always)]
-    unsafe fn load(values: *const f32, tokens: *const u32) -> Self {
+    unsafe fn load(kept: &Kept, lane: usize) -> Self {
         // SAFETY: as the caller promises.
-        unsafe { Self(L::load(values), L::load_tokens(tokens)) }
+        unsafe { Self(L::load(kept.values.add(lane)), L::load_tokens(kept.tokens.add(lane))) }
     }
 
     #[inline(always)]
-    unsafe fn store(self, values: *mut f32, tokens: *mut u32) {
+    unsafe fn store(self, kept: &Kept, lane: usize) {
         // SAFETY: as the caller promises.
         unsafe {
-            L::store(self.0, values);
-            L::store_tokens(self.1, tokens);
+            L::store(self.0, kept.values.add(lane));
+            L::store_tokens(self.1, kept.tokens.add(lane));
         }
     }
 
@@ -153,6 +168,43 @@ impl<L: Lanes + Copy> Track<L> for Aligned<L> {
         for (r, &new) in values.iter().enumerate() {
             // SAFETY: as the caller promises.
             (self.0, self.1) = unsafe { L::take((self.0, self.1), new, (first + r) as u32) };
+        }
+    }
+}
+
+/// The largest similarities, and all of them written down. None is NaN.
+#[derive(Clone, Copy)]
+pub(super) struct Noted<L: Lanes>(L::Values, *mut f32);
+
+impl<L: Lanes> Noted<L> {
+    /// From one row's similarities to the next row's.
+    pub(super) const STRIDE: usize = 32;
+}
+
+impl<L: Lanes + Copy> Track<L> for Noted<L> {
+    /// Rows of four bytes a component, while rows of one byte are multiplied.
+    const LINES: usize = 3;
+
+    #[inline(always)]
+    unsafe fn load(kept: &Kept, lane: usize) -> Self {
+        // SAFETY: as the caller promises.
+        unsafe { Self(L::load(kept.values.add(lane)), kept.all.add(lane)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, kept: &Kept, lane: usize) {
+        // SAFETY: as the caller promises.
+        unsafe { L::store(self.0, kept.values.add(lane)) }
+    }
+
+    #[inline(always)]
+    unsafe fn see<const R: usize>(&mut self, values: &[L::Values; R], first: usize) {
+        for (r, &new) in values.iter().enumerate() {
+            // SAFETY: as the caller promises.
+            unsafe {
+                L::store(new, self.1.add((first + r) * Self::STRIDE));
+                self.0 = L::larger(new, self.0);
+            }
         }
     }
 }

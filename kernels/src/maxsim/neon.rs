@@ -123,6 +123,11 @@ unsafe impl Lanes for Q {
     unsafe fn prefetch(at: *const u8) {
         asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, readonly, preserves_flags));
     }
+
+    #[inline(always)]
+    unsafe fn prefetch_far(at: *const u8) {
+        asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, readonly, preserves_flags));
+    }
 }
 
 /// f32 products.

@@ -1,10 +1,14 @@
 //! One query, packed once, against documents that lie anywhere.
 
-use std::{ops::Range, sync::OnceLock};
+use std::{ops::Range, ptr, sync::OnceLock};
 
+#[cfg(not(target_arch = "x86_64"))]
+use super::kernel::screen::{self, Bounds, Scratch, Screened};
+#[cfg(target_arch = "x86_64")]
+use super::screen::{self, Bounds, Scratch, Screened};
 use super::{
     Alignment, kernel,
-    panel::Panels,
+    panel::{Panel, Panels},
     tile::{Rows, Work, has_codes},
 };
 use crate::{
@@ -23,6 +27,7 @@ pub struct PackedQuery {
     dim: usize,
     floats: OnceLock<Panels>,
     codes: OnceLock<Panels>,
+    bounds: OnceLock<Option<Bounds>>,
 }
 
 /// Query tokens whose maxima are on the stack at a time.
@@ -41,7 +46,14 @@ impl PackedQuery {
     pub fn new(isa: Isa, query: &[f32], dim: usize) -> Result<Self, ShapeError> {
         shape::not_zero("dim", dim)?;
         shape::rows("query", query.len(), dim)?;
-        Ok(Self { isa, query: query.to_vec(), dim, floats: OnceLock::new(), codes: OnceLock::new() })
+        Ok(Self {
+            isa,
+            query: query.to_vec(),
+            dim,
+            floats: OnceLock::new(),
+            codes: OnceLock::new(),
+            bounds: OnceLock::new(),
+        })
     }
 
     /// Query tokens.
@@ -130,42 +142,90 @@ impl PackedQuery {
             alignments.fill(Alignment { token: None, similarity: f32::NEG_INFINITY });
             return if self.query.is_empty() { 0.0 } else { f32::NEG_INFINITY };
         }
-        let panels = self.panels(document.storage());
+        let storage = document.storage();
         let document = Rows::new(document, self.dim);
         // Without a word from the caller, what comes next in memory is likely to be next.
         let next = next.map_or(document.at(rows), |next| Rows::new(next, self.dim).at(0));
-        let mut sum = Sum::default();
-        for first in (0..self.q_len()).step_by(GROUP) {
-            let group = first..self.q_len().min(first + GROUP);
-            let next = if group.end < self.q_len() { document.at(0) } else { next };
-            let mut values = [f32::NEG_INFINITY; GROUP];
-            let mut tokens = [0_u32; GROUP];
-            let tokens = if alignments.is_empty() { &mut [][..] } else { &mut tokens };
-            let panels_of_group = || panels.iter().filter(|panel| group.contains(&panel.first));
-            for range in chunks(rows, document.row_bytes(), panels.count() > 1) {
-                let after = if range.end < rows { document.at(range.end) } else { next };
-                for panel in panels_of_group() {
-                    let last = panel.first + panel.lanes >= group.end;
-                    let lanes = panel.first - first..panel.first - first + panel.lanes;
-                    kernel::run(
-                        self.isa,
-                        Work {
-                            panel: panel.words,
-                            lanes: panel.lanes,
-                            rows: document,
-                            range: range.clone(),
-                            next: if last { after } else { document.at(range.start) },
-                            values: &mut values[lanes.clone()],
-                            tokens: tokens.get_mut(lanes).unwrap_or_default(),
-                        },
-                    );
+        let call = Call { document, rows, next };
+        let chunk = screen::rows(self.isa, storage, [self.q_len(), rows, self.dim]);
+        let bounds = chunk.and_then(|_| self.bounds.get_or_init(|| Bounds::new(&self.query, self.dim)).as_ref());
+        match (chunk, bounds) {
+            (Some(chunk), Some(bounds)) => self.run_screened(call, chunk, bounds, alignments),
+            _ => self.run_all(call, alignments),
+        }
+    }
+
+    /// Computes every similarity.
+    fn run_all(&self, call: Call<'_>, alignments: &mut [Alignment]) -> f32 {
+        let Call { document, rows, .. } = call;
+        let panels = self.panels(document.storage());
+        let chunk = if panels.count() > 1 { chunk_rows(document.row_bytes()) } else { rows };
+        self.sum(call, chunk, alignments, |range, next, group| {
+            let query_tokens = group.query_tokens.clone();
+            for panel in panels.iter().filter(|panel| query_tokens.contains(&panel.first)) {
+                let next = if panel.first + panel.lanes >= query_tokens.end { next } else { document.at(range.start) };
+                self.all_rows(document, range.clone(), next, panel, group);
+            }
+        })
+    }
+
+    /// Computes the similarities that a screen lets through.
+    #[inline(never)]
+    fn run_screened(&self, call: Call<'_>, chunk: usize, bounds: &Bounds, alignments: &mut [Alignment]) -> f32 {
+        let document = call.document;
+        let (codes, floats) = (self.panels(Storage::Int8), self.panels(document.storage()));
+        let mut scratch = Scratch::new();
+        self.sum(call, chunk, alignments, |range, next, group| {
+            let coded = scratch.code(self.isa, document, range.clone());
+            let query_tokens = group.query_tokens.clone();
+            let panels = codes.iter().zip(floats.iter());
+            for (codes, floats) in panels.filter(|(panel, _)| query_tokens.contains(&panel.first)) {
+                let lanes = group.lanes(codes);
+                let screened = |coded| {
+                    let (values, tokens) = (&mut group.values[lanes.clone()], &mut group.tokens[lanes]);
+                    let query = &self.query;
+                    let mut screened = Screened { query, bounds, panel: codes, next, values, tokens };
+                    scratch.score(self.isa, coded, &mut screened)
+                };
+                if !coded.is_some_and(screened) {
+                    self.all_rows(document, range.clone(), next, floats, group);
                 }
             }
-            for (query_token, &value) in group.clone().zip(&values) {
-                let similarity = number(value * panels.scale(query_token));
+        })
+    }
+
+    /// Computes all similarities of a panel with some rows.
+    fn all_rows(&self, rows: Rows<'_>, range: Range<usize>, next: *const u8, panel: Panel<'_>, group: &mut Group) {
+        let lanes = group.lanes(panel);
+        let tokens = if group.align { &mut group.tokens[lanes.clone()] } else { &mut [] };
+        let values = &mut group.values[lanes];
+        let Panel { words, lanes, .. } = panel;
+        let all = ptr::null_mut();
+        kernel::run(self.isa, Work { panel: words, lanes, rows, range, next, ahead: 0, values, tokens, all });
+    }
+
+    /// Has `best` find the best rows of each chunk for each group of query tokens, and sums up.
+    fn sum(
+        &self,
+        Call { document, rows, next }: Call<'_>,
+        chunk: usize,
+        alignments: &mut [Alignment],
+        mut best: impl FnMut(Range<usize>, *const u8, &mut Group),
+    ) -> f32 {
+        let panels = self.panels(document.storage());
+        let mut sum = Sum::default();
+        for first in (0..self.q_len()).step_by(GROUP) {
+            let mut group = Group::new(first..self.q_len().min(first + GROUP), !alignments.is_empty());
+            let next = if group.query_tokens.end < self.q_len() { document.at(0) } else { next };
+            for start in (0..rows).step_by(chunk) {
+                let end = rows.min(start + chunk);
+                best(start..end, if end < rows { document.at(end) } else { next }, &mut group);
+            }
+            for (lane, query_token) in group.query_tokens.clone().enumerate() {
+                let similarity = number(group.values[lane] * panels.scale(query_token));
                 sum.add(query_token, similarity);
                 if let Some(alignment) = alignments.get_mut(query_token) {
-                    *alignment = Alignment { token: Some(tokens[query_token - first]), similarity };
+                    *alignment = Alignment { token: Some(group.tokens[lane]), similarity };
                 }
             }
         }
@@ -179,10 +239,40 @@ impl PackedQuery {
     }
 }
 
-/// Rows that all panels go over before the next rows; all rows where there is but one panel.
-fn chunks(rows: usize, row_bytes: usize, several: bool) -> impl Iterator<Item = Range<usize>> {
-    let size = if several { (CHUNK / row_bytes / CHUNK_ROWS).max(1) * CHUNK_ROWS } else { rows };
-    (0..rows).step_by(size).map(move |start| start..rows.min(start + size))
+/// A document, as a call computes it.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    document: Rows<'a>,
+    rows: usize,
+    next: *const u8,
+}
+
+/// Query tokens whose best rows are looked for at a time.
+struct Group {
+    query_tokens: Range<usize>,
+    /// Whether anybody asks for `tokens`.
+    align: bool,
+    /// Largest similarity so far.
+    values: [f32; GROUP],
+    /// Whose it is.
+    tokens: [u32; GROUP],
+}
+
+impl Group {
+    fn new(query_tokens: Range<usize>, align: bool) -> Self {
+        Self { query_tokens, align, values: [f32::NEG_INFINITY; GROUP], tokens: [0; GROUP] }
+    }
+
+    /// Where a panel's query tokens are.
+    fn lanes(&self, panel: Panel<'_>) -> Range<usize> {
+        let first = panel.first - self.query_tokens.start;
+        first..first + panel.lanes
+    }
+}
+
+/// Rows that all panels go over before the next rows.
+fn chunk_rows(row_bytes: usize) -> usize {
+    (CHUNK / row_bytes / CHUNK_ROWS).max(1) * CHUNK_ROWS
 }
 
 /// NaN has one bit pattern, so that equal scores have equal bits.

@@ -4,3 +4,4 @@ mod cases;
 mod conformance;
 mod edges;
 mod properties;
+mod screening;

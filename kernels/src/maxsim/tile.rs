@@ -12,7 +12,7 @@
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use super::lanes::{Arithmetic, Lanes, Track};
+use super::lanes::{Arithmetic, Kept, Lanes, Track};
 use crate::tokens::{Storage, Tokens};
 
 /// A document as the tile reads it.
@@ -34,10 +34,14 @@ pub(super) struct Work<'a> {
     pub(super) range: Range<usize>,
     /// What will be read after these rows; only ever prefetched.
     pub(super) next: *const u8,
+    /// Bytes from `next` on to prefetch while a row is computed; 0 for the rows that follow it, and `next` after them.
+    pub(super) ahead: usize,
     /// Largest similarity so far, `[lanes]`.
     pub(super) values: &'a mut [f32],
     /// Whose it is, `[lanes]`; empty if nobody asks.
     pub(super) tokens: &'a mut [u32],
+    /// All similarities, `[range.end][32]`; null if nobody asks.
+    pub(super) all: *mut f32,
 }
 
 /// Scale of what has none.
@@ -46,6 +50,7 @@ static ONE: f32 = 1.0;
 const BLOCK: usize = 64;
 /// Rows of the largest tile.
 const ROWS_MAX: usize = 12;
+const CACHE_LINE: usize = 64;
 /// Rows this many bytes apart compete for the same few places of the first cache level.
 const CONFLICT: usize = 2048;
 
@@ -68,6 +73,11 @@ impl<'a> Rows<'a> {
     /// How they are stored.
     pub(super) fn storage(&self) -> Storage {
         self.tokens.storage()
+    }
+
+    /// Components of a row.
+    pub(super) fn dim(&self) -> usize {
+        self.dim
     }
 
     /// Bytes of a row.
@@ -105,14 +115,14 @@ impl<'a> Rows<'a> {
 pub(super) unsafe fn run<A: Arithmetic, T: Track<A::Lanes>, const R: usize, const V: usize>(work: &mut Work<'_>) {
     const { assert!(R <= ROWS_MAX) }
     let width = A::Lanes::WIDTH;
-    let (values, tokens) = (work.values.as_mut_ptr(), work.tokens.as_mut_ptr());
+    let kept = Kept { values: work.values.as_mut_ptr(), tokens: work.tokens.as_mut_ptr(), all: work.all };
     let mut scratch = Scratch([MaybeUninit::uninit(); ROWS_MAX * BLOCK * 4]);
     let scratch = scratch.0.as_mut_ptr().cast::<u8>();
-    // SAFETY: `values`, and `tokens` where `T` reads them, have V · WIDTH lanes.
-    let mut tracks = unsafe { [T::load(values, tokens); V] };
+    // SAFETY: what `T` keeps has V · WIDTH lanes.
+    let mut tracks = unsafe { [T::load(&kept, 0); V] };
     for (v, track) in tracks.iter_mut().enumerate().skip(1) {
         // SAFETY: as above.
-        *track = unsafe { T::load(values.add(v * width), tokens.wrapping_add(v * width)) };
+        *track = unsafe { T::load(&kept, v * width) };
     }
     let Range { start, end } = work.range;
     let mut row = start;
@@ -120,7 +130,10 @@ pub(super) unsafe fn run<A: Arithmetic, T: Track<A::Lanes>, const R: usize, cons
         let size = tile_rows::<R>(end - row, end - start);
         let first = row.min(end - size);
         row = first + size;
-        let next = if row < end { work.rows.at(row) } else { work.next };
+        let next = match work.ahead {
+            0 if row < end => work.rows.at(row),
+            ahead => work.next.wrapping_add((first - start) * ahead),
+        };
         // SAFETY: rows first..first + size are within the range: `size` is at most its length. The rest as promised.
         unsafe {
             match size {
@@ -135,7 +148,7 @@ pub(super) unsafe fn run<A: Arithmetic, T: Track<A::Lanes>, const R: usize, cons
     }
     for (v, track) in tracks.into_iter().enumerate() {
         // SAFETY: as above.
-        unsafe { track.store(values.add(v * width), tokens.wrapping_add(v * width)) };
+        unsafe { track.store(&kept, v * width) };
     }
 }
 
@@ -174,7 +187,7 @@ unsafe fn tile<A: Arithmetic, T: Track<A::Lanes>, const R: usize, const V: usize
     let row_bytes = stored.row_bytes(dim);
     let steps = dim.div_ceil(A::COMPONENTS);
     let direct = stored == A::AS_STORED && dim.is_multiple_of(A::COMPONENTS) && !row_bytes.is_multiple_of(CONFLICT);
-    let ahead = (R * row_bytes).div_ceil(steps);
+    let ahead = (R * if work.ahead > 0 { work.ahead } else { row_bytes }).div_ceil(steps);
     let panel = panel.as_ptr();
     // SAFETY: a panel begins with what its V · WIDTH sums start with.
     let mut sums = unsafe { [[A::start(panel); V]; R] };
@@ -203,7 +216,7 @@ unsafe fn tile<A: Arithmetic, T: Track<A::Lanes>, const R: usize, const V: usize
         // SAFETY: the panel has `steps` steps behind its start; the rows have `count` from `at`.
         unsafe {
             let query = panel.add((1 + done) * V * width);
-            multiply::<A, R, V>(&mut sums, (query, at, stride), count, (next.wrapping_add(done * ahead), ahead));
+            multiply::<A, T, R, V>(&mut sums, (query, at, stride), count, (next.wrapping_add(done * ahead), ahead));
         }
         done += count;
     }
@@ -222,7 +235,7 @@ unsafe fn tile<A: Arithmetic, T: Track<A::Lanes>, const R: usize, const V: usize
 
 /// `steps` steps of `R` rows, `stride` bytes apart, times the panel's. The next tile is prefetched on the way.
 #[inline(always)]
-unsafe fn multiply<A: Arithmetic, const R: usize, const V: usize>(
+unsafe fn multiply<A: Arithmetic, T: Track<A::Lanes>, const R: usize, const V: usize>(
     sums: &mut [[A::Sums; V]; R],
     (query, at, stride): (*const u32, *const u8, usize),
     steps: usize,
@@ -233,7 +246,13 @@ unsafe fn multiply<A: Arithmetic, const R: usize, const V: usize>(
     for step in 0..steps {
         // SAFETY: the caller says that there are `steps` steps in the panel and in each row.
         unsafe {
-            A::Lanes::prefetch(next.wrapping_add(step * ahead));
+            if T::LINES == 1 {
+                A::Lanes::prefetch(next.wrapping_add(step * ahead));
+            } else {
+                for line in 0..T::LINES {
+                    A::Lanes::prefetch_far(next.wrapping_add(step * ahead + line * CACHE_LINE));
+                }
+            }
             let query = query.add(step * V * width);
             let mut columns = [A::query(query); V];
             for (v, column) in columns.iter_mut().enumerate().skip(1) {
