@@ -6,10 +6,12 @@
 //! | scenario | ours beside |
 //! |---|---|
 //! | [`encoder`] | ONNX Runtime |
+//! | [`maxsim`] | maxsim-cpu and NumPy |
 
 pub mod encoder;
 pub mod interleave;
 pub mod machine;
+pub mod maxsim;
 pub mod report;
 pub mod rivals;
 pub mod texts;

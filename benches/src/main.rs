@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use sluice_benches::{encoder, machine::Machine, report::Report};
+use sluice_benches::{encoder, machine::Machine, maxsim, report::Report};
 use sluice_inference::HubSettings;
 
 /// Runs a scenario beside its rivals, and prints a table with ratios.
@@ -28,6 +28,8 @@ struct Flags {
 enum Scenario {
     /// Rerank throughput on text, beside ONNX Runtime with the same weights and threads.
     Encoder(EncoderFlags),
+    /// MaxSim over token vectors, beside maxsim-cpu and NumPy.
+    Maxsim(MaxSimFlags),
 }
 
 #[derive(Args)]
@@ -53,9 +55,34 @@ struct EncoderFlags {
     repeat: usize,
 }
 
+#[derive(Args)]
+struct MaxSimFlags {
+    /// Also write the rows as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Documents at 128 components; at others as many as make as many bytes.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = positive)]
+    documents: usize,
+    /// Token vectors of a document.
+    #[arg(long, value_name = "N", default_value_t = 180, value_parser = positive)]
+    tokens: usize,
+    /// Token vectors of the query.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    query_tokens: usize,
+    /// Threads of the cases with several [default: all processors].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    threads: Option<usize>,
+    /// Passes over the contenders of a case.
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = positive)]
+    repeat: usize,
+}
+
 fn main() -> ExitCode {
-    let Flags { scenario: Scenario::Encoder(flags) } = Flags::parse();
-    match run(&flags) {
+    let result = match Flags::parse().scenario {
+        Scenario::Encoder(flags) => run_encoder(&flags),
+        Scenario::Maxsim(flags) => run_maxsim(&flags),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(stderr(), "sluice-benches: {error:#}");
@@ -64,7 +91,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(flags: &EncoderFlags) -> anyhow::Result<()> {
+fn run_encoder(flags: &EncoderFlags) -> anyhow::Result<()> {
     let machine = machine()?;
     let threads = flags.threads.unwrap_or(machine.processors.get());
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
@@ -75,13 +102,26 @@ fn run(flags: &EncoderFlags) -> anyhow::Result<()> {
         threads,
         passes: flags.repeat,
     };
-    let report = encoder::run(&options, &machine)?;
-    write!(stdout(), "{report}")?;
-    finish(&report, flags.json.as_deref())
+    finish(&encoder::run(&options, &machine)?, flags.json.as_deref())
 }
 
-/// Keeps the figures, unless they are of wrong answers.
+fn run_maxsim(flags: &MaxSimFlags) -> anyhow::Result<()> {
+    let machine = machine()?;
+    let threads = flags.threads.and_then(NonZero::new).unwrap_or(machine.processors);
+    rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+    let options = maxsim::Options {
+        documents: flags.documents,
+        tokens: flags.tokens,
+        query_tokens: flags.query_tokens,
+        threads,
+        passes: flags.repeat,
+    };
+    finish(&maxsim::run(&options, &machine)?, flags.json.as_deref())
+}
+
+/// Prints the figures, and keeps them unless they are of wrong answers.
 fn finish(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
+    write!(stdout(), "{report}")?;
     if !report.faults.is_empty() {
         bail!("{}", report.faults.join("; "));
     }
