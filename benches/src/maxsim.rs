@@ -7,6 +7,9 @@
 //! | `DIM/STORAGE/N threads` | the same, divided among threads, beside one thread; and beside reading them |
 //! | `DIM/STORAGE/cached` | two that stay in the caches, beside a loop of the multiply-adds that bound them |
 //!
+//! Operations are those of the formula, 2 · query tokens · document tokens · components, whatever was done: f32 and f16
+//! can exceed what multiply-adds alone reach, since AVX-512 need not compute all of them.
+//!
 //! Vectors are random, of length 1, from a fixed seed. Every score is compared with NumPy's, and some with the f64
 //! reference over what is stored: a run in which they disagree fails. maxsim-cpu 0.1.0 crashes at 384 components, so
 //! that it is a rival at 128 alone.

@@ -33,11 +33,13 @@
 //!
 //! # Cost
 //!
-//! `2 · q_len · total · dim` operations over one read of the documents: 4, 2, 1 or ⅛ bytes a component. No matrix of
-//! similarities is made: query tokens stand in the lanes of registers, and their maxima stay there (see `tile.rs`).
+//! `2 · q_len · total · dim` operations over one read of the documents: 4, 2, 1 or ⅛ bytes a component. Query tokens
+//! stand in the lanes of registers, and their maxima stay there: no similarity is written down (see `tile.rs`). f16 and
+//! binary rows are widened in the first cache level on the way.
+//!
 //! With codes, AVX-512 and Neon do four times as many operations an instruction as with floats, AVX2 twice as many. So
-//! AVX-512 finds with codes which f32 or f16 rows can be the best at all, and computes only those with floats: exactly
-//! the maximum, in half the time (see `screen.rs`). f16 and binary rows are widened in the first cache level on the way.
+//! AVX-512 finds with codes which f32 or f16 rows can be the best at all, with proven bounds, and computes only those
+//! with floats (see `screen.rs`).
 
 pub mod reference;
 

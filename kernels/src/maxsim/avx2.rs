@@ -53,7 +53,7 @@ unsafe fn rows<A: Arithmetic, T: Track<A::Lanes>, const R: usize, const V: usize
 
 /// 8 lanes.
 #[derive(Clone, Copy)]
-struct Ymm;
+pub(super) struct Ymm;
 
 // SAFETY: each touches WIDTH numbers.
 unsafe impl Lanes for Ymm {
@@ -125,7 +125,7 @@ unsafe impl Lanes for Ymm {
 }
 
 /// f32 products.
-struct Floats;
+pub(super) struct Floats;
 
 // SAFETY: each reads what its register takes, and `convert` the components.
 unsafe impl Arithmetic for Floats {

@@ -12,9 +12,10 @@
 #![allow(unsafe_code, reason = "implements the tile's registers")]
 #![allow(unsafe_op_in_unsafe_fn, reason = "each function is an instruction or two, whose contract the trait states")]
 
-use std::{arch::x86_64::*, marker::PhantomData};
+use std::arch::x86_64::*;
 
 use super::{
+    avx2::{self, Ymm},
     kernel::Shape,
     lanes::{Aligned, Arithmetic, Best, Lanes, Noted, Track},
     tile::{self, Work},
@@ -30,12 +31,12 @@ pub(super) fn run(isa: Isa, mut work: Work<'_>) {
     // SAFETY: `isa` is proof of the instructions; panels have one of the widths of SHAPE.
     unsafe {
         match (codes, work.lanes) {
-            (false, 32) => tracked::<Floats<Zmm>, 2>(&mut work),
-            (false, 16) => tracked::<Floats<Zmm>, 1>(&mut work),
-            (false, _) => tracked::<Floats<Ymm>, 1>(&mut work),
-            (true, 32) => tracked::<Codes<Zmm>, 2>(&mut work),
-            (true, 16) => tracked::<Codes<Zmm>, 1>(&mut work),
-            (true, _) => tracked::<Codes<Ymm>, 1>(&mut work),
+            (false, 32) => tracked::<Floats, 2>(&mut work),
+            (false, 16) => tracked::<Floats, 1>(&mut work),
+            (false, _) => tracked::<avx2::Floats, 1>(&mut work),
+            (true, 32) => tracked::<Codes, 2>(&mut work),
+            (true, 16) => tracked::<Codes, 1>(&mut work),
+            (true, _) => tracked::<NarrowCodes, 1>(&mut work),
         }
     }
 }
@@ -46,9 +47,9 @@ pub(super) fn note(isa: Isa, mut work: Work<'_>) {
     // SAFETY: `isa` is proof of the instructions; the caller has room for all similarities.
     unsafe {
         match work.lanes {
-            32 => rows::<Codes<Zmm>, Noted<Zmm>, 2>(&mut work),
-            16 => rows::<Codes<Zmm>, Noted<Zmm>, 1>(&mut work),
-            _ => rows::<Codes<Ymm>, Noted<Ymm>, 1>(&mut work),
+            32 => rows::<Codes, Noted<Zmm>, 2>(&mut work),
+            16 => rows::<Codes, Noted<Zmm>, 1>(&mut work),
+            _ => rows::<NarrowCodes, Noted<Ymm>, 1>(&mut work),
         }
     }
 }
@@ -68,7 +69,7 @@ unsafe fn rows<A: Arithmetic, T: Track<A::Lanes>, const V: usize>(work: &mut Wor
 
 /// 16 lanes.
 #[derive(Clone, Copy)]
-struct Zmm;
+pub(super) struct Zmm;
 
 // SAFETY: each touches WIDTH numbers.
 unsafe impl Lanes for Zmm {
@@ -138,84 +139,11 @@ unsafe impl Lanes for Zmm {
     }
 }
 
-/// 8 lanes.
-#[derive(Clone, Copy)]
-struct Ymm;
-
-// SAFETY: each touches WIDTH numbers.
-unsafe impl Lanes for Ymm {
-    const WIDTH: usize = 8;
-    type Values = __m256;
-    type Tokens = __m256i;
-    type Mask = __mmask8;
-
-    #[inline(always)]
-    unsafe fn load(at: *const f32) -> __m256 {
-        _mm256_loadu_ps(at)
-    }
-
-    #[inline(always)]
-    unsafe fn store(values: __m256, at: *mut f32) {
-        _mm256_storeu_ps(at, values);
-    }
-
-    #[inline(always)]
-    unsafe fn load_tokens(at: *const u32) -> __m256i {
-        _mm256_loadu_si256(at.cast())
-    }
-
-    #[inline(always)]
-    unsafe fn store_tokens(tokens: __m256i, at: *mut u32) {
-        _mm256_storeu_si256(at.cast(), tokens);
-    }
-
-    #[inline(always)]
-    unsafe fn larger(new: __m256, best: __m256) -> __m256 {
-        _mm256_max_ps(new, best)
-    }
-
-    #[inline(always)]
-    unsafe fn none() -> __mmask8 {
-        0
-    }
-
-    #[inline(always)]
-    unsafe fn or_unordered(mask: __mmask8, a: __m256, b: __m256) -> __mmask8 {
-        mask | _mm256_cmp_ps_mask::<_CMP_UNORD_Q>(a, b)
-    }
-
-    #[inline(always)]
-    unsafe fn poison(values: __m256, mask: __mmask8) -> __m256 {
-        _mm256_mask_mov_ps(values, mask, _mm256_set1_ps(f32::NAN))
-    }
-
-    #[inline(always)]
-    unsafe fn take((best, tokens): (__m256, __m256i), new: __m256, token: u32) -> (__m256, __m256i) {
-        let larger = _mm256_cmp_ps_mask::<_CMP_NLE_UQ>(new, best);
-        let taken = _mm256_mask_cmp_ps_mask::<_CMP_ORD_Q>(larger, best, best);
-        let token = _mm256_set1_epi32(token.cast_signed());
-        (_mm256_mask_mov_ps(best, taken, new), _mm256_mask_mov_epi32(tokens, taken, token))
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch_far(at: *const u8) {
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
-    }
-}
-
 /// f32 products.
-struct Floats<L>(PhantomData<L>);
-
-/// Products of 8-bit codes.
-struct Codes<L>(PhantomData<L>);
+struct Floats;
 
 // SAFETY: each reads what its register takes, and `convert` the components.
-unsafe impl Arithmetic for Floats<Zmm> {
+unsafe impl Arithmetic for Floats {
     type Lanes = Zmm;
     const COMPONENTS: usize = 1;
     const AS_STORED: Storage = Storage::F32;
@@ -250,52 +178,25 @@ unsafe impl Arithmetic for Floats<Zmm> {
 
     #[inline(always)]
     unsafe fn convert(storage: Storage, from: *const u8, count: usize, to: *mut u8) {
-        convert_floats(storage, from, count, to);
+        let mut done = 0;
+        while done < count {
+            let lanes = first(count - done) as __mmask16;
+            let values = if storage == Storage::F32 {
+                _mm512_maskz_loadu_ps(lanes, from.cast::<f32>().add(done))
+            } else {
+                _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, from.cast::<i16>().add(done)))
+            };
+            _mm512_storeu_ps(to.cast::<f32>().add(done), values);
+            done += 16;
+        }
     }
 }
 
-// SAFETY: as above.
-unsafe impl Arithmetic for Floats<Ymm> {
-    type Lanes = Ymm;
-    const COMPONENTS: usize = 1;
-    const AS_STORED: Storage = Storage::F32;
-    type Sums = __m256;
-    type Query = __m256;
-    type Document = __m256;
-
-    #[inline(always)]
-    unsafe fn start(at: *const u32) -> __m256 {
-        _mm256_loadu_ps(at.cast())
-    }
-
-    #[inline(always)]
-    unsafe fn query(at: *const u32) -> __m256 {
-        _mm256_loadu_ps(at.cast())
-    }
-
-    #[inline(always)]
-    unsafe fn document(at: *const u8) -> __m256 {
-        _mm256_set1_ps(at.cast::<f32>().read_unaligned())
-    }
-
-    #[inline(always)]
-    unsafe fn multiply_add(sums: __m256, document: __m256, query: __m256) -> __m256 {
-        _mm256_fmadd_ps(document, query, sums)
-    }
-
-    #[inline(always)]
-    unsafe fn values(sums: __m256, _: f32) -> __m256 {
-        sums
-    }
-
-    #[inline(always)]
-    unsafe fn convert(storage: Storage, from: *const u8, count: usize, to: *mut u8) {
-        convert_floats(storage, from, count, to);
-    }
-}
+/// Products of 8-bit codes.
+struct Codes;
 
 // SAFETY: as above.
-unsafe impl Arithmetic for Codes<Zmm> {
+unsafe impl Arithmetic for Codes {
     type Lanes = Zmm;
     const COMPONENTS: usize = SHAPE.components;
     const AS_STORED: Storage = Storage::Int8;
@@ -334,8 +235,11 @@ unsafe impl Arithmetic for Codes<Zmm> {
     }
 }
 
+/// The same, for 8 query tokens.
+struct NarrowCodes;
+
 // SAFETY: as above.
-unsafe impl Arithmetic for Codes<Ymm> {
+unsafe impl Arithmetic for NarrowCodes {
     type Lanes = Ymm;
     const COMPONENTS: usize = SHAPE.components;
     const AS_STORED: Storage = Storage::Int8;
@@ -378,21 +282,6 @@ unsafe impl Arithmetic for Codes<Ymm> {
 #[inline(always)]
 fn first(count: usize) -> u64 {
     if count >= 64 { u64::MAX } else { (1 << count) - 1 }
-}
-
-#[inline(always)]
-unsafe fn convert_floats(storage: Storage, from: *const u8, count: usize, to: *mut u8) {
-    let mut done = 0;
-    while done < count {
-        let lanes = first(count - done) as __mmask16;
-        let values = if storage == Storage::F32 {
-            _mm512_maskz_loadu_ps(lanes, from.cast::<f32>().add(done))
-        } else {
-            _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, from.cast::<i16>().add(done)))
-        };
-        _mm512_storeu_ps(to.cast::<f32>().add(done), values);
-        done += 16;
-    }
 }
 
 #[inline(always)]

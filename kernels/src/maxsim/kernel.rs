@@ -55,6 +55,7 @@ pub(super) fn run(isa: Isa, work: Work<'_>) {
 
 /// There is no screen where codes are not several times as fast as floats.
 #[cfg(not(target_arch = "x86_64"))]
+#[allow(dead_code, reason = "says what the screen of x86-64 takes")]
 pub(super) mod screen {
     use std::{convert::Infallible, ops::Range};
 

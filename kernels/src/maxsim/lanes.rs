@@ -106,7 +106,8 @@ pub(super) struct Kept {
     pub(super) values: *mut f32,
     /// Whose they are, `[lanes]`; only for [`Aligned`].
     pub(super) tokens: *mut u32,
-    /// All similarities, `[rows][STRIDE]`; only for [`Noted`].
+    /// All similarities, `[rows][32]`; only for `Noted`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "nobody screens"))]
     pub(super) all: *mut f32,
 }
 
@@ -173,14 +174,17 @@ impl<L: Lanes + Copy> Track<L> for Aligned<L> {
 }
 
 /// The largest similarities, and all of them written down. None is NaN.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(super) struct Noted<L: Lanes>(L::Values, *mut f32);
 
+#[cfg(target_arch = "x86_64")]
 impl<L: Lanes> Noted<L> {
     /// From one row's similarities to the next row's.
     pub(super) const STRIDE: usize = 32;
 }
 
+#[cfg(target_arch = "x86_64")]
 impl<L: Lanes + Copy> Track<L> for Noted<L> {
     /// Rows of four bytes a component, while rows of one byte are multiplied.
     const LINES: usize = 3;

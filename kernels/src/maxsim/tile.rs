@@ -76,6 +76,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Components of a row.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn dim(&self) -> usize {
         self.dim
     }
