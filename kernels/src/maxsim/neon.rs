@@ -1,6 +1,6 @@
 //! Advanced SIMD of aarch64, with the dot-product extension: 4 lanes, 32 registers.
 //!
-//! Written, not yet built: the machines that this was written on have no aarch64 standard library.
+//! Tested under emulation; not yet measured on a machine that has it.
 //!
 //! | query tokens | tile | loads for multiply-adds, each step |
 //! |---|---|---|
