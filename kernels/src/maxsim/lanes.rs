@@ -186,8 +186,8 @@ impl<L: Lanes> Noted<L> {
 
 #[cfg(target_arch = "x86_64")]
 impl<L: Lanes + Copy> Track<L> for Noted<L> {
-    /// Rows of four bytes a component, while rows of one byte are multiplied.
-    const LINES: usize = 3;
+    /// Rows of four bytes a component, and more of them, while rows of one byte are multiplied.
+    const LINES: usize = 4;
 
     #[inline(always)]
     unsafe fn load(kept: &Kept, lane: usize) -> Self {

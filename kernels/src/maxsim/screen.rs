@@ -196,7 +196,8 @@ impl Scratch {
                 rows: Rows::new(tokens, document.dim()),
                 range: 0..rows,
                 next: screened.next,
-                ahead: document.row_bytes(),
+                // The next chunk may have more rows.
+                ahead: document.row_bytes() * 5 / 4,
                 values: &mut best[..lanes],
                 tokens: &mut [],
                 all: self.similarities.as_mut_ptr().cast(),

@@ -19,18 +19,18 @@ pub(super) unsafe fn quantize<const HALF: bool>(
     let (mut errors, mut norms) = (_mm512_setzero_ps(), _mm512_setzero_ps());
     for start in range.clone().step_by(16) {
         let rows = (range.end - start).min(16);
-        let mut largest = [_mm512_setzero_si512(); 16];
+        let mut largest = [_mm512_setzero_ps(); 16];
         let mut sums = [_mm512_setzero_ps(); 16];
         for row in 0..rows {
             (largest[row], sums[row]) = measure::<HALF>(document.at(start + row), dim);
         }
-        norms = _mm512_max_ps(norms, add_up(&sums));
-        let largest = largest_of(&largest);
-        // Magnitudes are ordered as their bits are, what is not finite above the rest.
-        if _mm512_cmpge_epu32_mask(largest, _mm512_set1_epi32(f32::INFINITY.to_bits() as i32)) != 0 {
+        let squares = add_up(&sums);
+        // Of a component that is not finite, neither is the square.
+        if _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(squares, _mm512_set1_ps(f32::INFINITY)) != 0 {
             return None;
         }
-        let scales = _mm512_mul_ps(_mm512_castsi512_ps(largest), _mm512_set1_ps(1.0 / 127.0));
+        norms = _mm512_max_ps(norms, squares);
+        let scales = _mm512_mul_ps(largest_of(&largest), _mm512_set1_ps(1.0 / 127.0));
         let inverses = _mm512_div_ps(_mm512_set1_ps(1.0), scales);
         // Rows of nothing have no scale.
         let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(scales, _mm512_set1_ps(f32::MIN_POSITIVE));
@@ -50,15 +50,16 @@ pub(super) unsafe fn quantize<const HALF: bool>(
     Some([_mm512_reduce_max_ps(errors), _mm512_reduce_max_ps(norms)])
 }
 
-/// The largest magnitudes of a row, as bits, and the sums of its squares, in lanes.
+/// The largest magnitudes of a row, if all are finite, and the sums of its squares, in lanes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-unsafe fn measure<const HALF: bool>(row: *const u8, dim: usize) -> (__m512i, __m512) {
-    let mut largest = [_mm512_setzero_si512(); 4];
+unsafe fn measure<const HALF: bool>(row: *const u8, dim: usize) -> (__m512, __m512) {
+    let mut largest = [_mm512_setzero_ps(); 4];
     let mut sums = [_mm512_setzero_ps(); 4];
     let mut measure = |k: usize, part: usize| {
         let x = load::<HALF>(row, k);
-        largest[part] = _mm512_max_epu32(largest[part], _mm512_castps_si512(_mm512_abs_ps(x)));
+        // The larger magnitude, in one instruction.
+        largest[part] = _mm512_range_ps::<0b1011>(largest[part], x);
         sums[part] = _mm512_fmadd_ps(x, x, sums[part]);
     };
     let whole = dim - dim % 64;
@@ -72,7 +73,7 @@ unsafe fn measure<const HALF: bool>(row: *const u8, dim: usize) -> (__m512i, __m
         measure(k, 0);
     }
     let [a, b, c, d] = largest;
-    let largest = _mm512_max_epu32(_mm512_max_epu32(a, b), _mm512_max_epu32(c, d));
+    let largest = _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d));
     let [a, b, c, d] = sums;
     (largest, _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)))
 }
@@ -127,15 +128,17 @@ fn add_up(rows: &[__m512; 16]) -> __m512 {
 /// Lane `i` is the largest lane of `rows[i]`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn largest_of(rows: &[__m512i; 16]) -> __m512i {
-    let mut quads = [_mm512_setzero_si512(); 4];
+fn largest_of(rows: &[__m512; 16]) -> __m512 {
+    let mut quads = [_mm512_setzero_ps(); 4];
     for (quad, rows) in quads.iter_mut().zip(rows.as_chunks::<4>().0) {
         let [a, b, c, d] = *rows;
-        let ab = _mm512_max_epu32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-        let cd = _mm512_max_epu32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-        *quad = _mm512_max_epu32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+        let ab = _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        let cd = _mm512_max_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+        let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+        *quad = _mm512_max_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
     }
-    let largest = |a, b| _mm512_max_epu32(_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+    let largest = |a, b| _mm512_max_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
     largest(largest(quads[0], quads[1]), largest(quads[2], quads[3]))
 }
 
