@@ -16,10 +16,12 @@ use std::{
 use serde_json::Value;
 
 /// Which crates of ours each crate may depend on. One that is not listed may not exist.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("sluice-proto", &[]),
     ("sluice-core", &[]),
     ("sluice-kernels", &[]),
+    // CUDA sources on a CPU: only tests may need it, and what only tests need is not counted here.
+    ("sluice-cuda-shim", &[]),
     ("sluice-service", &["sluice-proto"]),
     ("sluice-inference", &["sluice-core", "sluice-kernels"]),
     ("sluice-tokenstore", &["sluice-kernels"]),
