@@ -32,7 +32,7 @@ fn main() -> io::Result<()> {
         for source in sources(folder)? {
             let found = kernel_names(&fs::read_to_string(&source)?);
             let unit = out.join(format!("source_{}.cpp", names.len()));
-            fs::write(&unit, translation_unit(&prelude, &source, names.len(), &found))?;
+            fs::write(&unit, translation_unit(&prelude, &source, names.len(), &found)?)?;
             build.file(unit);
             names.extend(found);
         }
@@ -74,14 +74,19 @@ fn kernel_names(source: &str) -> Vec<String> {
         .collect()
 }
 
-/// A source in a namespace of its own, since two sources may have helper functions of one name.
-fn translation_unit(prelude: &Path, source: &Path, number: usize, names: &[String]) -> String {
+/// A source behind the prelude and its folder's `.cuh` files, as `kernels/cuda/compile.py` puts them together; in a
+/// namespace of its own, since two sources may have functions of one name.
+fn translation_unit(prelude: &Path, source: &Path, number: usize, names: &[String]) -> io::Result<String> {
+    let mut shared = Vec::new();
+    for entry in fs::read_dir(source.parent().expect("a file stands in a folder"))? {
+        let path = entry?.path();
+        shared.extend(path.extension().is_some_and(|extension| extension == "cuh").then_some(path));
+    }
+    shared.sort();
+    let include = |path: &Path| format!("#include \"{}\"\n", path.display());
     let lines: String = names.iter().map(|name| format!("SHIM_KERNEL({name})\n")).collect();
-    format!(
-        "#include \"shim.h\"\n#include \"{}\"\nnamespace source_{number} {{\n#include \"{}\"\n{lines}}}\n",
-        prelude.display(),
-        source.display(),
-    )
+    let sources: String = shared.iter().map(PathBuf::as_path).chain([source]).map(include).collect();
+    Ok(format!("#include \"shim.h\"\n{}namespace source_{number} {{\n{sources}{lines}}}\n", include(prelude)))
 }
 
 fn kernel_table(names: &[String]) -> String {

@@ -22,6 +22,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod cuda;
 pub mod layer_norm;
 pub mod maxsim;
 pub mod normalize;

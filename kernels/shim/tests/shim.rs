@@ -153,7 +153,7 @@ fn matrix_instructions_multiply_matrices() {
     let a16: Vec<i32> = (0..16 * 16).map(|i| number(i, 11)).collect();
     let b16: Vec<i32> = (0..8 * 16).map(|i| number(i, 17)).collect();
     let a8: Vec<i32> = (0..16 * 32).map(|i| number(i, 255)).collect();
-    let b8: Vec<i32> = (0..8 * 32).map(|i| (i as i32 * 31 + 5) % 256).collect();
+    let b8: Vec<i32> = (0..8 * 32).map(|i| (i * 31 + 5) % 256).collect();
     let product = |a: &[i32], b: &[i32], k: usize| -> Vec<i32> {
         let at = |i: usize| (i / 8, i % 8, [1, 2, 3, 4][i / 64 * 2 + i % 2]);
         let cell =
