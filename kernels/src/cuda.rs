@@ -5,3 +5,11 @@
 
 pub mod maxsim;
 pub mod ptx;
+pub mod residency;
+
+mod device;
+mod error;
+mod memory;
+
+pub use device::CudaDevice;
+pub use error::CudaError;

@@ -5,6 +5,8 @@
 mod case;
 #[path = "cuda/emulated.rs"]
 mod emulated;
+#[path = "cuda/served.rs"]
+mod served;
 
 use std::collections::BTreeSet;
 

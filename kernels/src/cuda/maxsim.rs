@@ -17,5 +17,11 @@
 //! A score's bits do not depend on what else is scored in the call, nor on the number of multiprocessors.
 
 pub mod arguments;
+pub mod batch;
 pub mod plan;
 pub mod query;
+
+mod scorer;
+
+pub use batch::{Document, Layout, Query, Request, RequestError};
+pub use scorer::{Alignment, MaxSimDevice, Prepared, ScoreError};

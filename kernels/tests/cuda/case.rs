@@ -3,10 +3,7 @@
 use half::f16;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use sluice_kernels::{
-    cuda::maxsim::{
-        plan::{QueryShape, Shape},
-        query,
-    },
+    cuda::maxsim::plan::QueryShape,
     tokens::{self, Storage},
 };
 
@@ -22,12 +19,6 @@ pub struct Case {
     pub documents: Vec<Vec<f32>>,
     pub lengths: Vec<u32>,
     pub alignment: bool,
-}
-
-/// A document as it lies on a device: padded rows, and scales.
-pub struct Stored {
-    pub rows: Vec<u8>,
-    pub scales: Vec<f32>,
 }
 
 impl Case {
@@ -54,16 +45,6 @@ impl Case {
         case
     }
 
-    pub fn shape(&self) -> Shape<'_> {
-        Shape {
-            storage: self.storage,
-            dim: self.dim,
-            queries: &self.shapes,
-            lengths: &self.lengths,
-            alignment: self.alignment,
-        }
-    }
-
     /// Only the document of that number, with its query.
     pub fn alone(&self, document: usize) -> Self {
         let query = self.query_of(document);
@@ -82,38 +63,6 @@ impl Case {
             Some(*end)
         });
         ends.take_while(|&end| end <= document).count()
-    }
-
-    /// A query's rows and scales as bytes.
-    pub fn encoded(&self, number: usize) -> (Vec<u8>, Vec<u8>) {
-        let rows = self.shapes[number].rows as usize;
-        let (rows, scales) = query::bytes(self.storage, self.dim, rows);
-        let (mut out, mut row_scales) = (vec![0xff; rows], vec![0xff; scales]);
-        query::encode(self.storage, self.dim, &self.queries[number], &mut out, &mut row_scales).unwrap();
-        (out, row_scales)
-    }
-
-    pub fn stored(&self, number: usize) -> Stored {
-        let (dim, x) = (self.dim, &self.documents[number]);
-        let pad = |rows: Vec<u8>, row_bytes: usize, padding: u8| -> Vec<u8> {
-            let pitch = row_bytes.next_multiple_of(16);
-            let padded = |row: &[u8]| [row, &vec![padding; pitch - row_bytes]].concat();
-            rows.chunks_exact(row_bytes).flat_map(padded).collect()
-        };
-        match self.storage {
-            Storage::F32 => {
-                Stored { rows: pad(x.iter().flat_map(|x| x.to_le_bytes()).collect(), 4 * dim, 0), scales: Vec::new() }
-            }
-            Storage::F16 => Stored {
-                rows: pad(tokens::to_f16(x).iter().flat_map(|x| x.to_le_bytes()).collect(), 2 * dim, 0),
-                scales: Vec::new(),
-            },
-            Storage::Int8 => {
-                let (codes, scales) = tokens::to_int8(x, dim).unwrap();
-                Stored { rows: pad(codes, dim, 128), scales }
-            }
-            Storage::Binary => unreachable!("no kernel reads it"),
-        }
     }
 
     /// For each document, each query row's largest similarity in f64, its token, and the sum of products' magnitudes of
@@ -206,12 +155,6 @@ pub struct Found {
     pub scores: Vec<f32>,
     pub values: Vec<f32>,
     pub tokens: Vec<u32>,
-}
-
-impl Found {
-    pub fn bits(&self) -> Vec<u32> {
-        self.scores.iter().map(|score| score.to_bits()).collect()
-    }
 }
 
 /// Shapes at the edges of everything that comes in tiles: rows of a query (16, 32, 64), tokens (8, 24, 32), components

@@ -4,9 +4,10 @@ use sluice_cuda_shim::{Buffer, Launch, Limits, Memory, launch};
 use sluice_kernels::{
     cuda::maxsim::{
         arguments::{Placement, Rows},
-        plan::{DeviceShape, LaunchPlan, Step},
+        plan::{DeviceShape, LaunchPlan, Shape, Step},
+        query,
     },
-    tokens::Storage,
+    tokens::{self, Storage},
 };
 
 use crate::case::{Case, Found};
@@ -96,5 +97,61 @@ impl Emulated {
         }
         let found = Found { scores: memory.read(scores), values: memory.read(values), tokens: memory.read(tokens) };
         (found, plan.kernel.name())
+    }
+}
+
+/// A document as it lies on a device: padded rows, and scales.
+pub struct Stored {
+    pub rows: Vec<u8>,
+    pub scales: Vec<f32>,
+}
+
+impl Case {
+    pub fn shape(&self) -> Shape<'_> {
+        Shape {
+            storage: self.storage,
+            dim: self.dim,
+            queries: &self.shapes,
+            lengths: &self.lengths,
+            alignment: self.alignment,
+        }
+    }
+
+    /// A query's rows and scales as bytes.
+    pub fn encoded(&self, number: usize) -> (Vec<u8>, Vec<u8>) {
+        let rows = self.shapes[number].rows as usize;
+        let (rows, scales) = query::bytes(self.storage, self.dim, rows);
+        let (mut out, mut row_scales) = (vec![0xff; rows], vec![0xff; scales]);
+        query::encode(self.storage, self.dim, &self.queries[number], &mut out, &mut row_scales).unwrap();
+        (out, row_scales)
+    }
+
+    pub fn stored(&self, number: usize) -> Stored {
+        let (dim, x) = (self.dim, &self.documents[number]);
+        let pad = |rows: Vec<u8>, row_bytes: usize, padding: u8| -> Vec<u8> {
+            let pitch = row_bytes.next_multiple_of(16);
+            let padded = |row: &[u8]| [row, &vec![padding; pitch - row_bytes]].concat();
+            rows.chunks_exact(row_bytes).flat_map(padded).collect()
+        };
+        match self.storage {
+            Storage::F32 => {
+                Stored { rows: pad(x.iter().flat_map(|x| x.to_le_bytes()).collect(), 4 * dim, 0), scales: Vec::new() }
+            }
+            Storage::F16 => Stored {
+                rows: pad(tokens::to_f16(x).iter().flat_map(|x| x.to_le_bytes()).collect(), 2 * dim, 0),
+                scales: Vec::new(),
+            },
+            Storage::Int8 => {
+                let (codes, scales) = tokens::to_int8(x, dim).unwrap();
+                Stored { rows: pad(codes, dim, 128), scales }
+            }
+            Storage::Binary => unreachable!("no kernel reads it"),
+        }
+    }
+}
+
+impl Found {
+    pub fn bits(&self) -> Vec<u32> {
+        self.scores.iter().map(|score| score.to_bits()).collect()
     }
 }

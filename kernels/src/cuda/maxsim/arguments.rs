@@ -15,7 +15,7 @@ macro_rules! records {
         unsafe impl Record for $record {}
     )* };
 }
-records!(Block, Piece, Join, Pair, Arguments, NaiveArguments, u32);
+records!(Block, Piece, Join, Pair, Arguments, NaiveArguments, u32, f32, half::f16);
 
 const _: () = assert!(size_of::<Block>() == 32 && size_of::<Piece>() == 32 && size_of::<Join>() == 32);
 const _: () = assert!(size_of::<Pair>() == 48 && size_of::<Arguments>() == 88 && size_of::<NaiveArguments>() == 40);

@@ -17,7 +17,7 @@ fn shape<'a>(storage: Storage, dim: usize, queries: &'a [QueryShape], lengths: &
 /// Everything that has to hold for any plan.
 fn check(shape: &Shape<'_>, device: &DeviceShape, plan: &LaunchPlan) {
     assert!(plan.shared_bytes <= device.shared_bytes_per_block && plan.block <= 1024 && plan.grid <= 0x7fff_ffff);
-    assert!(plan.pitch as usize >= shape.storage.row_bytes(shape.dim) && plan.pitch % 16 == 0);
+    assert!(plan.pitch as usize >= shape.storage.row_bytes(shape.dim) && plan.pitch.is_multiple_of(16));
     if let KernelName::Naive(_) = plan.kernel.name {
         let documents: Vec<u32> = plan.pairs.iter().map(|pair| pair.document).collect();
         assert_eq!(documents, (0..shape.lengths.len() as u32).collect::<Vec<_>>());
