@@ -34,6 +34,11 @@ fn device(layout: Layout, arena_bytes: usize) -> Option<MaxSimDevice> {
     }
 }
 
+#[test]
+fn gpu_a_device_is_there() {
+    device(Layout { storage: Storage::F16, dim: 8 }, 0);
+}
+
 fn layout_of(case: &Case) -> Layout {
     Layout { storage: case.storage, dim: case.dim }
 }
