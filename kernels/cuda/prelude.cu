@@ -53,7 +53,7 @@ DEVICE uint4 load16_streamed(const void* address) {
     return v;
 }
 
-// c += a · b: a is 16 × 16 halves, b 16 × 8, c 16 × 8 floats. See maxsim_mma.cu for who holds what.
+// c += a · b: a is 16 × 16 halves, b 16 × 8, c 16 × 8 floats. See maxsim/scan.cuh for who holds what.
 DEVICE void mma_f16(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sluice_kernels::{
     cuda::{
         CudaDevice,
-        maxsim::{Document, Layout, MaxSimDevice, Query, Request, batch::document_bytes, plan::Step},
+        maxsim::{Document, Layout, MaxSimDevice, Query, Request, document_bytes, plan::Step},
     },
     tokens::{self, Storage, Tokens},
 };

@@ -21,7 +21,8 @@ pub mod batch;
 pub mod plan;
 pub mod query;
 
+mod request;
 mod scorer;
 
-pub use batch::{Document, Layout, Query, Request, RequestError};
+pub use request::{Document, Layout, Query, Request, RequestError, document_bytes};
 pub use scorer::{Alignment, MaxSimDevice, Prepared, ScoreError};

@@ -6,7 +6,8 @@ use sluice_kernels::{
     cuda::{
         maxsim::{
             Document, Layout, Query, Request, RequestError,
-            batch::{Batch, Regions, document_bytes},
+            batch::{Batch, Regions},
+            document_bytes,
             plan::Step,
         },
         residency::{Counters, Residency},

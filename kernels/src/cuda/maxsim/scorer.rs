@@ -4,8 +4,9 @@
 use std::fmt;
 
 use super::{
-    batch::{Batch, Document, Layout, Query, Regions, Request, RequestError},
+    batch::{Batch, Regions},
     plan::{Launches, Step, Unit},
+    request::{Document, Layout, Query, Request, RequestError},
 };
 use crate::{
     cuda::{
