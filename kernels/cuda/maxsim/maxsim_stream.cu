@@ -1,25 +1,27 @@
 // MaxSim, ladder step 3: document rows as a stream that never stops. For sm_80 and sm_90.
 //
 // What it adds to step 2:
-//   - a rolling pipeline in registers. A warp holds DEPTH k-blocks of 32 tokens. As soon as a k-block has been
+//   - a rolling pipeline in registers. A warp holds DEPTH k-blocks of TILES · 8 tokens. As soon as a k-block has been
 //     multiplied, its registers are loaded again, with the k-block that lies DEPTH further along the piece, across tiles
 //     of tokens. Nothing is copied, there is no barrier, and loads are always under way while matrices are multiplied;
-//   - 32 tokens share each fragment of the query, so shared memory is read once for four tiles of documents;
+//   - TILES · 8 tokens share each fragment of the query that is read from shared memory;
 //   - a grid that fills the device once, its work cut evenly in advance (plan.rs): no atomics, no tail of small blocks;
 //   - loads that leave L1 alone and let L2 fetch 128 (sm_80) or 256 bytes (sm_90) around them.
 // Mapping: as in step 2, two blocks of 8 warps on a multiprocessor.
-// Registers: DEPTH · 16 for documents, M · 16 for sums; __launch_bounds__(256, 2) allows 128. What ptxas found is in
-//   ../ptx/manifest.json.
+// Registers: DEPTH · TILES · 4 for documents, M · TILES · 4 for sums; __launch_bounds__(256, 2) allows 128 in all, and
+//   TILES and DEPTH are the largest that ptxas places without spilling (some bytes once a row in three kernels). What it
+//   found is in ../ptx/manifest.json.
 // Shared memory: 16 · M rows of 64 · k_blocks bytes, in fragment order (dynamic): 8 KiB for 32 rows of 128 halves.
 // Limits: those of step 2. A dim with a kernel of its own (128, 384, 768, 1024) has rows without gaps.
 // Why these loads and not the bulk copy engine of sm_90: enough bytes are in flight without it, and every index, tail
 //   and fragment of this form runs in the test suite, where that engine does not exist.
 //
 // Sketch (H200: 4.3 TB/s, 132 multiprocessors, about 700 ns to memory): keeping the memory busy takes 4.3e12 · 700e-9 /
-//   132 = 23 KiB in flight per multiprocessor. 16 warps × 32 tokens × DEPTH 64-byte cells = 128 KiB (f16, 32 rows),
-//   64 KiB (int8, and 64 rows). Shared memory: a byte for each byte of documents, of 128 bytes/cycle; 19 are needed.
-//   Matrix instructions at 32 rows: 17 % of the peak. Floors, dim 128: 1,000 × 180 tokens f16 10.7 µs, int8 5.5 µs;
-//   10,000 × 300 tokens f16 179 µs, int8 92 µs. Not yet run on a GPU.
+//   132 = 23 KiB in flight per multiprocessor. 16 warps · TILES · 8 tokens · DEPTH · 64 bytes are 96 KiB (f16, 32 rows), 64
+//   KiB (int8, 32 rows; f16, 64 rows of 128), 32 to 48 KiB (the others). Shared memory gives M · 2 / TILES bytes for each
+//   byte of documents, of 128 bytes a cycle that it can; at 19 bytes of documents a cycle that is 25 (f16, 32 rows) to 76
+//   (64 rows). Matrix instructions at 32 rows: 17 % of the peak. Floors, dim 128, one read: 1,000 x 180 tokens f16 10.7
+//   µs, int8 5.5 µs; 10,000 x 300 tokens f16 179 µs, int8 92 µs. Not yet run on a GPU.
 
 // The lane's row in each tile of tokens, from `first` on; beyond the end, the last row again.
 template <int TILES>

@@ -160,7 +160,8 @@ struct Maxima {
     }
 };
 
-// The warp's maxima of a piece become a score, or partials.
+// The warp's maxima of a piece become a score, or partials. The warp is together again afterwards, as the matrix
+// instructions of the next piece want it.
 template <class S, int M, bool ALIGN>
 DEVICE void end_piece(const Arguments& a, const Block& block, const Piece& piece, Maxima<M, ALIGN>& maxima) {
     const unsigned g = lane_index() / 4, t = lane_index() % 4;
@@ -184,10 +185,12 @@ DEVICE void end_piece(const Arguments& a, const Block& block, const Piece& piece
             if (ALIGN) store(a.partial_tokens + at, maxima.token[ALIGN ? r : 0]);
         }
     }
-    if (piece.cut) return;
+    if (!piece.cut) {
 #pragma unroll
-    for (int lanes = 4; lanes <= 16; lanes *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, lanes);
-    if (lane_index() == 0) store(a.scores + piece.output, sum);
+        for (int lanes = 4; lanes <= 16; lanes *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, lanes);
+        if (lane_index() == 0) store(a.scores + piece.output, sum);
+    }
+    __syncwarp();
 }
 
 // One warp: the score of a document that was cut, from its pieces' maxima.

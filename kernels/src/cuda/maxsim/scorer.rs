@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::{
     batch::{Batch, Regions},
-    plan::{Launches, Step, Unit},
+    plan::{Launches, QueryShape, Shape, Step, Unit, plan},
     request::{Document, Layout, Query, Request, RequestError},
 };
 use crate::{
@@ -98,11 +98,13 @@ impl Prepared {
 }
 
 impl MaxSimDevice {
-    /// Reserves `arena_bytes` of the device's memory for documents that stay.
+    /// Reserves `arena_bytes` of the device's memory for documents that stay, and loads the kernels that requests of this
+    /// layout take: seconds the first time, until the driver has compiled them and keeps them in its cache.
     ///
     /// # Errors
     /// [`CudaError::OutOfMemory`], or another fault of the device.
-    pub fn new(device: CudaDevice, layout: Layout, arena_bytes: usize) -> Result<Self, CudaError> {
+    pub fn new(mut device: CudaDevice, layout: Layout, arena_bytes: usize) -> Result<Self, CudaError> {
+        load_kernels(&mut device, layout)?;
         Ok(Self {
             layout,
             residency: Residency::new(arena_bytes),
@@ -177,9 +179,9 @@ impl MaxSimDevice {
     /// As [`score`](Self::score).
     pub fn prepare(&mut self, request: &Request<'_>, step: Step) -> Result<Prepared, ScoreError> {
         let launches = self.upload(request, false, step)?;
-        let plan = self.batch.plan();
-        let kernel = (plan.kernel.unit, plan.kernel.name());
-        let grid = Grid { blocks: plan.grid, threads: plan.block, shared_bytes: plan.shared_bytes };
+        let cut = self.batch.plan();
+        let kernel = (cut.kernel.unit, cut.kernel.name());
+        let grid = Grid { blocks: cut.grid, threads: cut.block, shared_bytes: cut.shared_bytes };
         let documents = request.documents.len();
         self.device.synchronize()?;
         // The request keeps the buffers that it lies in; the next one gets its own.
@@ -228,10 +230,10 @@ impl MaxSimDevice {
     ) -> Result<(), ScoreError> {
         shape::length("scores", request.documents.len(), scores.len()).map_err(RequestError::Shape)?;
         let launches = self.upload(request, alignment.is_some(), Step::Stream)?;
-        let plan = self.batch.plan();
-        let kernel = (plan.kernel.unit, plan.kernel.name());
-        let grid = Grid { blocks: plan.grid, threads: plan.block, shared_bytes: plan.shared_bytes };
-        let (alignments, fetched) = (plan.alignments, self.batch.fetched_bytes());
+        let cut = self.batch.plan();
+        let kernel = (cut.kernel.unit, cut.kernel.name());
+        let grid = Grid { blocks: cut.grid, threads: cut.block, shared_bytes: cut.shared_bytes };
+        let (alignments, fetched) = (cut.alignments, self.batch.fetched_bytes());
         // SAFETY: the launches were encoded for these buffers, which are as large as the batch says, and which nobody
         // touches before `fetch` has waited for the device.
         unsafe { launch(&mut self.device, kernel, grid, &launches) }?;
@@ -303,6 +305,23 @@ impl Drop for MaxSimDevice {
         // Copies and kernels may be under way if a request failed half-way. A lost device has none.
         let _ = self.device.synchronize();
     }
+}
+
+/// Has the driver compile what short and long queries and alignments take, before the first request waits for it.
+fn load_kernels(device: &mut CudaDevice, layout: Layout) -> Result<(), CudaError> {
+    let Layout { storage, dim } = layout;
+    for (rows, alignment) in [(32, false), (64, false), (32, true)] {
+        let queries = [QueryShape { rows, documents: 1 }];
+        // What cannot be planned is refused when it is asked for.
+        let shape = Shape { storage, dim, queries: &queries, lengths: &[1], alignment };
+        if let Ok(plan) = plan(&shape, &device.shape()) {
+            device.function(plan.kernel.unit, plan.kernel.name())?;
+        }
+    }
+    for join in ["maxsim_join", "maxsim_join_alignment"] {
+        device.function(Unit::Mma, join)?;
+    }
+    Ok(())
 }
 
 /// Starts what a plan says.
