@@ -26,7 +26,8 @@ pub struct Query<'a> {
     pub documents: u32,
 }
 
-/// A document, by key or by its vectors.
+/// A document, by key or by its vectors. A key stands for one content: whoever changes a document gives it another key,
+/// or has the old one forgotten.
 #[derive(Clone, Copy, Debug)]
 pub enum Document<'a> {
     /// One that is in the arena.
