@@ -103,7 +103,7 @@ const DIFFERENCE_MAX: f64 = 1e-3;
 /// ONNX Runtime's idle threads spin for 40 ms (measured) after a request, on the processors of whoever comes next.
 const REST: Duration = Duration::from_millis(100);
 /// As the server has it by default.
-const CPU_OPTIONS: CpuOptions = CpuOptions { batch_tokens_max: 1024, batch_sequences_max: 256 };
+const CPU_OPTIONS: CpuOptions = CpuOptions::new(1024, 256);
 /// Where the test collections lie, seen from the source tree.
 const CANDIDATES: &str = "../shared/data/dl19/candidates.jsonl";
 const HEAD: &str = "../shared/data/cross-encoder-oracle/head.safetensors";

@@ -8,6 +8,7 @@ use sluice_core::{
     batch::{PackedBatch, QueryVectors, Role, TokenMatrix},
 };
 use sluice_kernels::{
+    Isa,
     maxsim::{MaxSim, maxsim},
     normalize::normalize,
     pool::{Pool, Pooling, pool},
@@ -36,7 +37,7 @@ impl CandleBackend {
         let dim = self.bert.hidden_size();
         match batch.lane().operation {
             Operation::EncodeTokens => {
-                normalize(&mut hidden, dim).map_err(failed)?;
+                normalize(Isa::fallback(), &mut hidden, dim).map_err(failed)?;
                 let matrices = batch.ranges().map(|range| token_matrix(&hidden, dim, range)).collect();
                 Ok(BatchOutput::TokenMatrices(matrices))
             }
@@ -44,11 +45,11 @@ impl CandleBackend {
                 let mut vectors = vec![0.0; batch.len() * dim];
                 let args = Pool { x: &hidden, cu_seqlens: batch.cu_seqlens(), dim, pooling: self.pooling };
                 pool(args, &mut vectors).map_err(failed)?;
-                normalize(&mut vectors, dim).map_err(failed)?;
+                normalize(Isa::fallback(), &mut vectors, dim).map_err(failed)?;
                 Ok(BatchOutput::DenseVectors(vectors.chunks_exact(dim).map(<[f32]>::to_vec).collect()))
             }
             Operation::LateInteraction => {
-                normalize(&mut hidden, dim).map_err(failed)?;
+                normalize(Isa::fallback(), &mut hidden, dim).map_err(failed)?;
                 late_interaction(batch, &hidden, dim).map(BatchOutput::Scores)
             }
             Operation::CrossEncode => self.bert.logits(batch, &hidden).map(BatchOutput::Scores).map_err(failed),
@@ -73,7 +74,7 @@ impl Backend for CandleBackend {
 }
 
 /// Fills the slot of every query, and scores every document against its slot.
-fn late_interaction(batch: &PackedBatch, vectors: &[f32], dim: usize) -> Result<Vec<f32>, BackendError> {
+pub(crate) fn late_interaction(batch: &PackedBatch, vectors: &[f32], dim: usize) -> Result<Vec<f32>, BackendError> {
     for (range, role) in batch.ranges().zip(batch.roles()) {
         if let Role::Query(slot) = role {
             slot.fill(token_matrix(vectors, dim, range));
@@ -122,10 +123,10 @@ fn score(
     maxsim(MaxSim { query: &query.data, documents, cu_seqlens: &cu_seqlens, dim }, scores).map_err(failed)
 }
 
-fn token_matrix(vectors: &[f32], dim: usize, rows: std::ops::Range<usize>) -> TokenMatrix {
+pub(crate) fn token_matrix(vectors: &[f32], dim: usize, rows: std::ops::Range<usize>) -> TokenMatrix {
     TokenMatrix { data: vectors[rows.start * dim..rows.end * dim].to_vec(), dim }
 }
 
-fn failed(error: impl Display) -> BackendError {
+pub(crate) fn failed(error: impl Display) -> BackendError {
     BackendError::Failed(error.to_string())
 }

@@ -18,7 +18,10 @@ pub mod testing;
 pub mod text;
 
 mod bert;
+mod bert_weights;
 mod candle_backend;
+mod cpu_backend;
+mod cpu_encoder;
 mod folder;
 mod load;
 mod load_error;
@@ -27,7 +30,7 @@ mod submitted;
 
 pub use load::{ModelError, load};
 pub use load_error::LoadError;
-pub use model::{CpuOptions, LoadedModel, ModelInfo, load_folder, load_scripted};
+pub use model::{CpuEngine, CpuOptions, LoadedModel, ModelInfo, Precision, load_folder, load_scripted};
 pub use resolve::{
     HubSettings, ModelFolder, PipSettings, Progress, ProgressBar, ResolveError, Resolver, SilentProgress,
     TerminalProgress,

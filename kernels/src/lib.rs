@@ -7,6 +7,8 @@
 //! | operation | formula |
 //! |---|---|
 //! | [`maxsim`] | Σ over query rows of the largest dot product with a document row |
+//! | [`linear`] | x·Wᵀ + bias, and an activation of it |
+//! | [`quantized`] | the same in integers of 8 bits |
 //! | [`attention`] | softmax(Q·Kᵀ·scale)·V, per sequence and head |
 //! | [`activation`] | GELU and ReLU of x + bias |
 //! | [`layer_norm`] | normalised x + bias + residual |
@@ -23,17 +25,20 @@
 pub mod activation;
 pub mod attention;
 pub mod layer_norm;
+pub mod linear;
 pub mod maxsim;
 pub mod normalize;
 pub mod pool;
+pub mod quantized;
 pub mod softmax;
 pub mod tokens;
 
-mod exp;
+mod aligned;
 mod isa;
-mod lanes;
 mod shape;
+mod simd;
 mod tile;
 
+pub use aligned::Aligned;
 pub use isa::{InstructionSet, Isa};
 pub use shape::ShapeError;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sluice_core::admission::Work;
-use sluice_inference::Source;
+use sluice_inference::{CpuEngine, Source};
 use sluice_service::{
     config::{self, ConfigFault},
     drain::DrainConfig,
@@ -27,6 +27,10 @@ pub struct ServerConfig {
     pub device: Device,
     /// Which engine computes on the CPU.
     pub backend: CpuBackend,
+    /// How exactly the CPU engine computes.
+    pub precision: Precision,
+    /// Threads that compute; 0 = one for each processor that this process is granted. All models share them.
+    pub compute_threads: usize,
     /// Where models are kept; absent = the user's cache folder.
     pub cache_dir: Option<PathBuf>,
     /// Deadline of a call that brings none.
@@ -76,11 +80,44 @@ pub enum Device {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuBackend {
-    /// The best there is for the model: candle, in this version.
+    /// The best there is for the model: `cpu`, for all that this version loads.
     #[default]
     Auto,
+    /// Our own.
+    Cpu,
     /// candle.
     Candle,
+}
+
+impl CpuBackend {
+    /// What computes every model that this version loads.
+    #[must_use]
+    pub fn engine(self) -> CpuEngine {
+        match self {
+            Self::Auto | Self::Cpu => CpuEngine::Own,
+            Self::Candle => CpuEngine::Candle,
+        }
+    }
+}
+
+/// How exactly the CPU engine computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// In f32.
+    #[default]
+    F32,
+    /// Linear layers in integers of 8 bits: about three times as fast; scores differ a little.
+    Int8,
+}
+
+impl From<Precision> for sluice_inference::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Int8 => Self::Int8,
+        }
+    }
 }
 
 /// Bounds of one request; what is over them is `INVALID_ARGUMENT`.
@@ -139,6 +176,8 @@ impl Default for ServerConfig {
             metrics_listen: None,
             device: Device::default(),
             backend: CpuBackend::default(),
+            precision: Precision::default(),
+            compute_threads: 0,
             cache_dir: None,
             default_deadline: Duration::from_secs(30),
             tokenizer_threads: 0,
@@ -190,6 +229,11 @@ impl ServerConfig {
             }
         };
         require(self.device != Device::Cuda, "device", "this version has no CUDA backend; use \"auto\" or \"cpu\"");
+        require(
+            self.precision == Precision::F32 || self.backend != CpuBackend::Candle,
+            "precision",
+            "candle computes in f32 alone; use backend \"auto\" or \"cpu\" for \"int8\"",
+        );
         require(!self.default_deadline.is_zero(), "default_deadline", "must be longer than 0");
         let limits = &self.limits;
         require(limits.documents_per_request_max > 0, "limits.documents_per_request_max", "must be at least 1");

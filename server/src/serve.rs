@@ -269,9 +269,12 @@ async fn load(config: &ServerConfig, machine: &Machine, clock: Clock) -> Result<
 fn load_models(config: &ServerConfig, machine: &Machine) -> Result<Vec<(String, LoadedModel)>, ServerError> {
     let cache = config.cache_dir.clone().unwrap_or_else(|| machine.cache_dir.clone());
     let resolver = Resolver::new(cache, Arc::clone(&machine.progress)).with_hub(machine.hub.clone());
+    let batch_tokens_max = Some(config.scheduler.batch_tokens_max).filter(|max| *max > 0).unwrap_or(CPU_BATCH_TOKENS);
     let options = CpuOptions {
-        batch_tokens_max: Some(config.scheduler.batch_tokens_max).filter(|max| *max > 0).unwrap_or(CPU_BATCH_TOKENS),
-        batch_sequences_max: BATCH_SEQUENCES_MAX,
+        engine: config.backend.engine(),
+        precision: config.precision.into(),
+        threads: config.compute_threads,
+        ..CpuOptions::new(batch_tokens_max, BATCH_SEQUENCES_MAX)
     };
     let mut loaded = Vec::new();
     for ModelConfig { name, source: from } in config.models() {

@@ -11,14 +11,14 @@ use crate::load_error::LoadError;
 const PREFIX: &str = "bert.";
 
 /// A weights file in memory.
-pub(super) struct Weights<'a> {
+pub(in crate::bert_weights) struct Weights<'a> {
     path: &'a Path,
     tensors: SafeTensors<'a>,
     prefix: &'static str,
 }
 
 /// Reads the header of a safetensors file.
-pub(super) fn read_weights<'a>(path: &'a Path, bytes: &'a [u8]) -> Result<Weights<'a>, LoadError> {
+pub(in crate::bert_weights) fn read_weights<'a>(path: &'a Path, bytes: &'a [u8]) -> Result<Weights<'a>, LoadError> {
     let tensors = SafeTensors::deserialize(bytes)
         .map_err(|error| LoadError::Parse { path: path.into(), reason: format!("not a safetensors file: {error}") })?;
     let prefixed = tensors.names().iter().any(|name| name.starts_with(PREFIX));
@@ -27,12 +27,12 @@ pub(super) fn read_weights<'a>(path: &'a Path, bytes: &'a [u8]) -> Result<Weight
 
 impl Weights<'_> {
     /// A tensor of the encoder, by its name without prefix.
-    pub(super) fn encoder(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+    pub(in crate::bert_weights) fn encoder(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         self.top(&format!("{}{name}", self.prefix), shape)
     }
 
     /// A tensor by its whole name.
-    pub(super) fn top(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+    pub(in crate::bert_weights) fn top(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         let (path, name) = (self.path.to_owned(), name.to_owned());
         let Ok(tensor) = self.tensors.tensor(&name) else {
             return Err(LoadError::MissingTensor { path, name });
@@ -45,17 +45,17 @@ impl Weights<'_> {
     }
 
     /// Whether the encoder has a tensor, by its name without prefix.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(in crate::bert_weights) fn has(&self, name: &str) -> bool {
         self.tensors.tensor(&format!("{}{name}", self.prefix)).is_ok()
     }
 
     /// The shape of a tensor by its whole name.
-    pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+    pub(in crate::bert_weights) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.tensors.tensor(name).ok().map(|tensor| tensor.shape().to_vec())
     }
 
     /// Numbers in the file, not counting buffers of integers.
-    pub(super) fn parameters(&self) -> u64 {
+    pub(in crate::bert_weights) fn parameters(&self) -> u64 {
         self.tensors
             .iter()
             .filter(|(_, tensor)| matches!(tensor.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16))
@@ -64,7 +64,7 @@ impl Weights<'_> {
     }
 
     /// A fault of the file as a whole.
-    pub(super) fn parse_error(&self, reason: String) -> LoadError {
+    pub(in crate::bert_weights) fn parse_error(&self, reason: String) -> LoadError {
         LoadError::Parse { path: self.path.into(), reason }
     }
 }
