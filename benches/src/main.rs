@@ -51,6 +51,9 @@ struct EncoderFlags {
     /// Passes over the queries.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
     repeat: usize,
+    /// Seconds for which a server is kept busy while its memory is watched.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    memory_seconds: u64,
 }
 
 fn main() -> ExitCode {
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
 fn run(flags: &EncoderFlags) -> anyhow::Result<()> {
     let machine = machine()?;
     let threads = flags.threads.unwrap_or(machine.processors.get());
+    // candle's; our own engine has a pool of its own.
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let options = encoder::Options {
         candidates: flags.candidates.clone(),
@@ -74,6 +78,7 @@ fn run(flags: &EncoderFlags) -> anyhow::Result<()> {
         documents: flags.documents,
         threads,
         passes: flags.repeat,
+        memory_time: Duration::from_secs(flags.memory_seconds),
     };
     let report = encoder::run(&options, &machine)?;
     write!(stdout(), "{report}")?;

@@ -28,6 +28,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod maxsim;
 pub mod normalize;
+pub mod peak;
 pub mod pool;
 pub mod quantized;
 pub mod softmax;
