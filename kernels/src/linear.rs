@@ -30,7 +30,7 @@ use std::ops::Range;
 use crate::{Isa, ShapeError, activation::Activation, shape, simd::dispatch};
 
 pub use packed::PackedLinear;
-pub(crate) use product::Finish;
+pub(crate) use product::{Finish, Sums};
 
 /// Arguments of [`linear`].
 #[derive(Clone, Debug)]

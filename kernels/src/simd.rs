@@ -27,9 +27,9 @@ mod tile;
 use crate::InstructionSet;
 use crate::Isa;
 
-pub(crate) use math::{exp2, gelu_tanh, positive};
-pub(crate) use slice::{for_each_register, load, store};
-pub(crate) use tile::{Micro, Out, Rows, Steps, TILE_MAX, Tile, TileShape, dot, for_each_tile, multiply};
+pub(crate) use math::{Function, GeluErf, GeluTanh, Identity, Relu, exp2};
+pub(crate) use slice::{load, registers, store};
+pub(crate) use tile::{Micro, Out, Rows, Steps, TILE_MAX, Tile, TileRows, dot, multiply, tiles};
 
 /// A register of one instruction set, and what can be done with it.
 ///
@@ -99,7 +99,8 @@ pub(crate) trait Simd: Copy {
 /// An operation, to be run with some instruction set.
 pub(crate) trait Kernel {
     type Output;
-    /// `#[inline(always)]`, like everything that it calls.
+    /// `#[inline(always)]`, like everything that it calls; no closures that compute, since whether those are inlined is
+    /// the compiler's choice, and where they are not they lack the set's instructions.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 

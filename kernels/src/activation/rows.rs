@@ -1,7 +1,7 @@
 //! One pass, once for every instruction set.
 
 use super::Activation;
-use crate::simd::{Kernel, Simd, for_each_register, gelu_tanh, load, positive, store};
+use crate::simd::{Function, GeluErf, GeluTanh, Identity, Kernel, Relu, Simd, load, registers, store};
 
 pub(super) struct Rows<'a> {
     pub(super) x: &'a mut [f32],
@@ -15,23 +15,23 @@ impl Kernel for Rows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         match self.activation {
-            None => self.map(simd, |x| x),
-            Some(Activation::GeluErf) => self.map(simd, |x| simd.gelu_erf(x)),
-            Some(Activation::GeluTanh) => self.map(simd, |x| gelu_tanh(simd, x)),
-            Some(Activation::Relu) => self.map(simd, |x| positive(simd, x)),
+            None => self.map::<S, Identity>(simd),
+            Some(Activation::GeluErf) => self.map::<S, GeluErf>(simd),
+            Some(Activation::GeluTanh) => self.map::<S, GeluTanh>(simd),
+            Some(Activation::Relu) => self.map::<S, Relu>(simd),
         }
     }
 }
 
 impl Rows<'_> {
-    /// Replaces each element by `f` of its sum with its column's bias.
+    /// Replaces each element by the function of its sum with its column's bias.
     #[inline(always)]
-    fn map<S: Simd>(self, simd: S, f: impl Fn(S::F32) -> S::F32) {
+    fn map<S: Simd, F: Function>(self, simd: S) {
         for row in self.x.chunks_exact_mut(self.bias.len()) {
-            for_each_register::<S>(row.len(), |at, lanes| {
+            for (at, lanes) in registers::<S>(row.len()) {
                 let sum = simd.add(load(simd, row, at, lanes), load(simd, self.bias, at, lanes));
-                store(simd, row, at, lanes, f(sum));
-            });
+                store(simd, row, at, lanes, F::apply(simd, sum));
+            }
         }
     }
 }

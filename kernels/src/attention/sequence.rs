@@ -8,7 +8,9 @@ use super::{
     Attend,
     packed::{AttentionScratch, Head},
 };
-use crate::simd::{Kernel, Micro, Out, Rows, Simd, Steps, TILE_MAX, TileShape, exp2, for_each_tile, multiply};
+use crate::simd::{
+    Kernel, Micro, Out, Rows, Simd, Steps, TILE_MAX, TileRows, exp2, load, multiply, registers, store, tiles,
+};
 
 /// Keeps rows of weights out of each other's way: distances of whole pages would share cache sets.
 const STRIDE_PADDING: usize = 16;
@@ -46,10 +48,10 @@ impl Kernel for Sequence<'_> {
                 Values { first: packed.values, step: columns, panel: columns * length }
             };
             let mut block = Block { args: &args, head, length, stride, packed, values };
-            for_each_tile::<S>(args.queries.len(), |start, count, shape| {
-                let inverses = block.weights(simd, start, count, shape);
-                block.attended(simd, (start, count, shape), &inverses, out);
-            });
+            for tile in tiles::<S>(args.queries.len()) {
+                let inverses = block.weights(simd, tile);
+                block.attended(simd, tile, &inverses, out);
+            }
         }
     }
 }
@@ -78,7 +80,8 @@ struct Block<'a> {
 impl Block<'_> {
     /// Fills the weights of a tile of queries, not yet divided by their sums; returns what to multiply with instead.
     #[inline(always)]
-    fn weights<S: Simd>(&mut self, simd: S, start: usize, count: usize, shape: TileShape) -> [f32; ROWS_MAX] {
+    fn weights<S: Simd>(&mut self, simd: S, tile: TileRows) -> [f32; ROWS_MAX] {
+        let TileRows { start, count, shape } = tile;
         let Self { args, head, length, stride, .. } = *self;
         let (head_dim, columns) = (args.head_dim, S::Full::VECTORS * S::LANES);
         let query = args.from(args.queries.start + start, 0, head);
@@ -105,7 +108,7 @@ impl Block<'_> {
     fn attended<S: Simd>(
         &self,
         simd: S,
-        (start, count, shape): (usize, usize, TileShape),
+        TileRows { start, count, shape }: TileRows,
         inverses: &[f32; ROWS_MAX],
         out: &mut [f32],
     ) {
@@ -124,8 +127,9 @@ impl Block<'_> {
             let width = columns.min(args.head_dim - first);
             for (r, (sums, &inverse)) in tile.chunks_exact(columns).zip(inverses).take(count).enumerate() {
                 let to = &mut out[(start + r) * args.dim() + head * args.head_dim + first..][..width];
-                for (to, &sum) in to.iter_mut().zip(sums) {
-                    *to = sum * inverse;
+                for (column, lanes) in registers::<S>(width) {
+                    let sum = load(simd, sums, column, lanes);
+                    store(simd, to, column, lanes, simd.mul(sum, simd.splat(inverse)));
                 }
             }
         }

@@ -9,7 +9,10 @@
 use super::Linear;
 use crate::{
     activation::Activation,
-    simd::{Kernel, Micro, Out, Rows, Simd, Steps, TILE_MAX, for_each_tile, gelu_tanh, multiply, positive},
+    simd::{
+        Function, GeluErf, GeluTanh, Identity, Kernel, Micro, Out, Relu, Rows, Simd, Steps, TILE_MAX, TileRows, load,
+        multiply, registers, store, tiles,
+    },
 };
 
 pub(super) struct Product<'a> {
@@ -31,7 +34,7 @@ impl Kernel for Product<'_> {
             let weights = layer.panel(panel).as_ptr();
             let finish = Finish { activation, first: panel * columns };
             let bias = layer.panel_bias(panel);
-            for_each_tile::<S>(rows, |start, count, shape| {
+            for TileRows { start, count, shape } in tiles::<S>(rows) {
                 let left = Rows { first: x[start * inputs..].as_ptr(), stride: inputs, count };
                 let right = Steps { first: weights, stride: columns };
                 let to = Out { first: tile.0.as_mut_ptr(), stride: columns };
@@ -40,12 +43,9 @@ impl Kernel for Product<'_> {
                 unsafe { multiply(simd, shape, left, right, inputs, to) };
                 for (r, sums) in tile.0.chunks_exact(columns).take(count).enumerate() {
                     let row = &mut out[(start + r) * layer.outputs()..][..layer.outputs()];
-                    // SAFETY: a row of the tile and the panel's bias have `columns` elements.
-                    finish.row(simd, row, |v| unsafe {
-                        simd.add(simd.load(sums[v..].as_ptr()), simd.load(bias[v..].as_ptr()))
-                    });
+                    finish.row(simd, row, &Biased { sums, bias });
                 }
-            });
+            }
         }
     }
 }
@@ -62,32 +62,43 @@ pub(crate) struct Finish {
     pub(crate) first: usize,
 }
 
-impl Finish {
-    /// Writes the panel's part of `row`, one register of `value(offset in the panel)` after the other.
+/// A panel's part of a row of outputs, before the activation.
+pub(crate) trait Sums<S: Simd> {
+    /// The register that begins at that column of the panel.
+    fn register(&self, simd: S, column: usize) -> S::F32;
+}
+
+/// Sums of a tile's row, and the bias of its columns.
+struct Biased<'a> {
+    sums: &'a [f32],
+    bias: &'a [f32],
+}
+
+impl<S: Simd> Sums<S> for Biased<'_> {
     #[inline(always)]
-    pub(crate) fn row<S: Simd>(self, simd: S, row: &mut [f32], value: impl Fn(usize) -> S::F32) {
+    fn register(&self, simd: S, column: usize) -> S::F32 {
+        simd.add(load(simd, self.sums, column, S::LANES), load(simd, self.bias, column, S::LANES))
+    }
+}
+
+impl Finish {
+    /// Writes the panel's part of `row`.
+    #[inline(always)]
+    pub(crate) fn row<S: Simd>(self, simd: S, row: &mut [f32], sums: &impl Sums<S>) {
         let out = &mut row[self.first..];
         match self.activation {
-            None => store::<S>(simd, out, value),
-            Some(Activation::GeluErf) => store::<S>(simd, out, |v| simd.gelu_erf(value(v))),
-            Some(Activation::GeluTanh) => store::<S>(simd, out, |v| gelu_tanh(simd, value(v))),
-            Some(Activation::Relu) => store::<S>(simd, out, |v| positive(simd, value(v))),
+            None => write::<S, Identity>(simd, out, sums),
+            Some(Activation::GeluErf) => write::<S, GeluErf>(simd, out, sums),
+            Some(Activation::GeluTanh) => write::<S, GeluTanh>(simd, out, sums),
+            Some(Activation::Relu) => write::<S, Relu>(simd, out, sums),
         }
     }
 }
 
 /// Writes a panel's columns, as far as `out` goes.
 #[inline(always)]
-fn store<S: Simd>(simd: S, out: &mut [f32], value: impl Fn(usize) -> S::F32) {
-    for v in 0..S::Full::VECTORS {
-        let at = v * S::LANES;
-        let Some(rest) = out.get_mut(at..).filter(|rest| !rest.is_empty()) else { return };
-        // SAFETY: `rest` has all lanes, or those that are written.
-        unsafe {
-            match rest.len() {
-                all if all >= S::LANES => simd.store(rest.as_mut_ptr(), value(at)),
-                some => simd.store_first(rest.as_mut_ptr(), some, value(at)),
-            }
-        }
+fn write<S: Simd, F: Function>(simd: S, out: &mut [f32], sums: &impl Sums<S>) {
+    for (column, lanes) in registers::<S>(out.len().min(S::Full::VECTORS * S::LANES)) {
+        store(simd, out, column, lanes, F::apply(simd, sums.register(simd, column)));
     }
 }

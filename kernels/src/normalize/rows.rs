@@ -1,6 +1,6 @@
 //! Two passes over a row that is in cache, once for every instruction set.
 
-use crate::simd::{Kernel, Simd, for_each_register, load, store};
+use crate::simd::{Kernel, Simd, load, registers, store};
 
 pub(super) struct Rows<'a> {
     pub(super) x: &'a mut [f32],
@@ -14,10 +14,10 @@ impl Kernel for Rows<'_> {
     fn run<S: Simd>(self, simd: S) {
         for row in self.x.chunks_exact_mut(self.dim) {
             let mut squares = simd.splat(0.0);
-            for_each_register::<S>(row.len(), |at, lanes| {
+            for (at, lanes) in registers::<S>(row.len()) {
                 let x = load(simd, row, at, lanes);
                 squares = simd.fma(x, x, squares);
-            });
+            }
             let squares = simd.sum(squares);
             // Where squares are so small that they lost bits, or overflowed, f32 is not enough.
             if !(1e-20..f32::INFINITY).contains(&squares) {
@@ -25,10 +25,10 @@ impl Kernel for Rows<'_> {
                 continue;
             }
             let inverse = simd.splat(1.0 / squares.sqrt());
-            for_each_register::<S>(row.len(), |at, lanes| {
+            for (at, lanes) in registers::<S>(row.len()) {
                 let y = simd.mul(load(simd, row, at, lanes), inverse);
                 store(simd, row, at, lanes, y);
-            });
+            }
         }
     }
 }

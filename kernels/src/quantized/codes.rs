@@ -5,7 +5,7 @@
 use crate::{
     Isa,
     aligned::Aligned,
-    simd::{Kernel, Simd, codes_of_a_word, for_each_register, load},
+    simd::{Kernel, Simd, codes_of_a_word, load, registers},
 };
 
 /// The largest code.
@@ -106,24 +106,24 @@ impl Kernel for Quantize<'_> {
 #[inline(always)]
 fn quantize_row<S: Simd>(simd: S, row: &[f32], words: &mut [i32]) -> (f32, i32) {
     let (mut lo, mut hi, mut taint) = (simd.splat(0.0), simd.splat(0.0), simd.splat(0.0));
-    for_each_register::<S>(row.len(), |at, lanes| {
+    for (at, lanes) in registers::<S>(row.len()) {
         let x = load(simd, row, at, lanes);
         lo = simd.min(x, lo);
         hi = simd.max(x, hi);
         // 0 · x is NaN for NaN and ±∞.
         taint = simd.fma(x, simd.splat(0.0), taint);
-    });
+    }
     let lo = -simd.largest(simd.sub(simd.splat(0.0), lo));
     let range = simd.largest(hi) - lo;
     // A range so small that its inverse is infinite is nothing.
     let inverse = if range > f32::MIN_POSITIVE { CODE_MAX / range } else { 0.0 };
     let zero = (-lo * inverse).round_ties_even();
-    for_each_register::<S>(row.len(), |at, lanes| {
+    for (at, lanes) in registers::<S>(row.len()) {
         let code = simd.round(simd.fma(load(simd, row, at, lanes), simd.splat(inverse), simd.splat(zero)));
         let code = simd.min(simd.max(code, simd.splat(0.0)), simd.splat(CODE_MAX));
         let words = &mut words[at / S::CODES..][..S::LANES / S::CODES];
         // SAFETY: the slice has as many words as are written.
         unsafe { simd.store_codes(words.as_mut_ptr(), code) };
-    });
+    }
     (range / CODE_MAX + simd.sum(taint), zero as i32)
 }

@@ -5,8 +5,8 @@
 
 use super::{QuantizedLinear, layer::Columns};
 use crate::{
-    linear::Finish,
-    simd::{Kernel, Micro, Out, Rows, Simd, Steps, TILE_MAX, dot, for_each_tile},
+    linear::{Finish, Sums},
+    simd::{Kernel, Micro, Out, Rows, Simd, Steps, TILE_MAX, TileRows, dot, load, tiles},
 };
 
 pub(super) struct Product<'a> {
@@ -27,7 +27,7 @@ impl Kernel for Product<'_> {
             let weights = layer.panel(panel).as_ptr();
             let finish = Finish { activation, first: panel * columns };
             let of_columns = layer.panel_columns(panel);
-            for_each_tile::<S>(x.rows(), |start, count, shape| {
+            for TileRows { start, count, shape } in tiles::<S>(x.rows()) {
                 let left = Rows { first: x.words()[start * row_words..].as_ptr(), stride: row_words, count };
                 let right = Steps { first: weights, stride: columns };
                 let to = Out { first: tile.0.as_mut_ptr(), stride: columns };
@@ -37,9 +37,9 @@ impl Kernel for Product<'_> {
                 for (r, sums) in tile.0.chunks_exact(columns).take(count).enumerate() {
                     let row = &mut out[(start + r) * layer.outputs()..][..layer.outputs()];
                     let (scale, zero) = (simd.splat(x.scale(start + r)), simd.splat_i32(x.zero(start + r)));
-                    finish.row(simd, row, |v| number::<S>(simd, sums, v, of_columns, (scale, zero)));
+                    finish.row(simd, row, &Scaled::<S> { sums, columns: of_columns, scale, zero });
                 }
-            });
+            }
         }
     }
 }
@@ -48,15 +48,24 @@ impl Kernel for Product<'_> {
 #[repr(align(64))]
 struct TileBuffer([i32; TILE_MAX]);
 
-/// The numbers that some sums of a row stand for.
-#[inline(always)]
-fn number<S: Simd>(simd: S, sums: &[i32], v: usize, columns: Columns<'_>, (scale, zero): (S::F32, S::I32)) -> S::F32 {
-    // SAFETY: a row of the tile, and all that a panel says of its columns, have as many elements as the tile has
-    // columns, and `v` is that of a register of them.
-    unsafe {
-        let zeros = simd.mul_i32(zero, simd.load_i32(columns.sums[v..].as_ptr()));
-        let sum = simd.to_f32(simd.sub_i32(simd.load_i32(sums[v..].as_ptr()), zeros));
-        let scaled = simd.mul(sum, scale);
-        simd.fma(scaled, simd.load(columns.scales[v..].as_ptr()), simd.load(columns.bias[v..].as_ptr()))
+/// Sums of a tile's row, and what makes numbers of them.
+struct Scaled<'a, S: Simd> {
+    sums: &'a [i32],
+    columns: Columns<'a>,
+    /// Of the row.
+    scale: S::F32,
+    zero: S::I32,
+}
+
+impl<S: Simd> Sums<S> for Scaled<'_, S> {
+    #[inline(always)]
+    fn register(&self, simd: S, column: usize) -> S::F32 {
+        let Self { sums, columns, scale, zero } = *self;
+        let (sums, of_columns) = (&sums[column..][..S::LANES], &columns.sums[column..][..S::LANES]);
+        // SAFETY: both slices have all lanes.
+        let (sums, of_columns) = unsafe { (simd.load_i32(sums.as_ptr()), simd.load_i32(of_columns.as_ptr())) };
+        let scaled = simd.mul(simd.to_f32(simd.sub_i32(sums, simd.mul_i32(zero, of_columns))), scale);
+        let (scales, bias) = (load(simd, columns.scales, column, S::LANES), load(simd, columns.bias, column, S::LANES));
+        simd.fma(scaled, scales, bias)
     }
 }

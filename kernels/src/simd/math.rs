@@ -43,7 +43,7 @@ pub(crate) fn gelu_erf_by_exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
 /// With u = √(2/π)·(x + 0.044715·x³): ½·(1 + tanh u) = 1 / (1 + e^(−2u)), and by symmetry
 /// max(x, 0) − |x| · e^(−2|u|) / (1 + e^(−2|u|)).
 #[inline(always)]
-pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+fn gelu_tanh<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     const MINUS_TWO_SQRT_2_OVER_PI: f32 = -1.595_769;
     let a = simd.min(simd.abs(x), simd.splat(15.0));
     let cubed = simd.mul(simd.mul(a, a), a);
@@ -53,9 +53,52 @@ pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     simd.sub(positive(simd, x), simd.mul(a, tail))
 }
 
+/// A function of a register.
+pub(crate) trait Function {
+    /// `#[inline(always)]`.
+    fn apply<S: Simd>(simd: S, x: S::F32) -> S::F32;
+}
+
+/// x.
+pub(crate) struct Identity;
+/// The exact GELU.
+pub(crate) struct GeluErf;
+/// Its approximation by tanh.
+pub(crate) struct GeluTanh;
+/// The positive part.
+pub(crate) struct Relu;
+
+impl Function for Identity {
+    #[inline(always)]
+    fn apply<S: Simd>(_: S, x: S::F32) -> S::F32 {
+        x
+    }
+}
+
+impl Function for GeluErf {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+        simd.gelu_erf(x)
+    }
+}
+
+impl Function for GeluTanh {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+        gelu_tanh(simd, x)
+    }
+}
+
+impl Function for Relu {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+        positive(simd, x)
+    }
+}
+
 /// max(x, 0) that keeps NaN.
 #[inline(always)]
-pub(crate) fn positive<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+fn positive<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     simd.max(simd.splat(0.0), x)
 }
 

@@ -2,18 +2,33 @@
 
 use super::Simd;
 
-/// Calls `each` with the first element and the number of elements of every register that covers `length`: all lanes,
-/// and perhaps fewer at the end.
+/// The registers that cover `length` elements: the first element of each, and how many there are; all lanes, and perhaps
+/// fewer at the end.
+///
+/// An iterator and not a function of a closure: a closure that is not inlined would lose the set's instructions.
 #[inline(always)]
-pub(crate) fn for_each_register<S: Simd>(length: usize, mut each: impl FnMut(usize, usize)) {
-    let whole = length - length % S::LANES;
-    let mut at = 0;
-    while at < whole {
-        each(at, S::LANES);
-        at += S::LANES;
-    }
-    if whole < length {
-        each(whole, length - whole);
+pub(crate) fn registers<S: Simd>(length: usize) -> Registers {
+    Registers { next: 0, length, lanes: S::LANES }
+}
+
+/// See [`registers`].
+pub(crate) struct Registers {
+    next: usize,
+    length: usize,
+    lanes: usize,
+}
+
+impl Iterator for Registers {
+    type Item = (usize, usize);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<(usize, usize)> {
+        if self.next >= self.length {
+            return None;
+        }
+        let at = self.next;
+        self.next += self.lanes;
+        Some((at, self.lanes.min(self.length - at)))
     }
 }
 

@@ -77,7 +77,10 @@ impl<S: Simd, const R: usize, const V: usize> Micro<S> for Tile<R, V> {
         for k in 0..depth {
             // SAFETY: `k` is below the depth that the caller vouches for, on both sides.
             unsafe {
-                let loaded: [S::F32; V] = std::array::from_fn(|v| simd.load(columns.add(v * S::LANES)));
+                let mut loaded = [simd.splat(0.0); V];
+                for v in 0..V {
+                    loaded[v] = simd.load(columns.add(v * S::LANES));
+                }
                 for r in 0..R {
                     let x = simd.splat(*rows[r].add(k));
                     for v in 0..V {
@@ -103,7 +106,10 @@ impl<S: Simd, const R: usize, const V: usize> Micro<S> for Tile<R, V> {
         for k in 0..depth {
             // SAFETY: `k` is below the depth that the caller vouches for, on both sides.
             unsafe {
-                let loaded: [S::I32; V] = std::array::from_fn(|v| simd.load_i32(columns.add(v * S::LANES)));
+                let mut loaded = [simd.zero_i32(); V];
+                for v in 0..V {
+                    loaded[v] = simd.load_i32(columns.add(v * S::LANES));
+                }
                 for r in 0..R {
                     let codes = simd.splat_i32(*rows[r].add(k));
                     for v in 0..V {
@@ -136,22 +142,47 @@ pub(crate) enum TileShape {
     Flat,
 }
 
-/// Calls `each` with the first row, the number of rows and the shape of tiles that cover `rows` rows. Rows that a
-/// shape has beyond them are computed for nothing, so a lower shape is taken where it is enough.
+/// Some rows for one tile.
+#[derive(Clone, Copy)]
+pub(crate) struct TileRows {
+    pub(crate) start: usize,
+    /// At least 1, and at most the shape's rows.
+    pub(crate) count: usize,
+    pub(crate) shape: TileShape,
+}
+
+/// Tiles that cover `rows` rows. Rows that a shape has beyond them are computed for nothing, so a lower shape is taken
+/// where it is enough.
 #[inline(always)]
-pub(crate) fn for_each_tile<S: Simd>(rows: usize, mut each: impl FnMut(usize, usize, TileShape)) {
-    let mut start = 0;
-    while start < rows {
-        let left = rows - start;
-        let (shape, height) = if left > S::Half::ROWS {
-            (TileShape::Full, S::Full::ROWS)
-        } else if left > S::Flat::ROWS {
-            (TileShape::Half, S::Half::ROWS)
-        } else {
-            (TileShape::Flat, S::Flat::ROWS)
+pub(crate) fn tiles<S: Simd>(rows: usize) -> Tiles {
+    Tiles { start: 0, rows, heights: [S::Full::ROWS, S::Half::ROWS, S::Flat::ROWS] }
+}
+
+/// See [`tiles`].
+pub(crate) struct Tiles {
+    start: usize,
+    rows: usize,
+    heights: [usize; 3],
+}
+
+impl Iterator for Tiles {
+    type Item = TileRows;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<TileRows> {
+        let (start, left) = (self.start, self.rows - self.start);
+        if left == 0 {
+            return None;
+        }
+        let [full, half, flat] = self.heights;
+        let (shape, height) = match left {
+            _ if left > half => (TileShape::Full, full),
+            _ if left > flat => (TileShape::Half, half),
+            _ => (TileShape::Flat, flat),
         };
-        each(start, left.min(height), shape);
-        start += height;
+        let count = left.min(height);
+        self.start += count;
+        Some(TileRows { start, count, shape })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::f32::consts::LOG2_E;
 
-use crate::simd::{Kernel, Simd, exp2, for_each_register, load, store};
+use crate::simd::{Kernel, Simd, exp2, load, registers, store};
 
 pub(super) struct Rows<'a> {
     pub(super) x: &'a mut [f32],
@@ -30,15 +30,15 @@ fn softmax_row<S: Simd>(simd: S, row: &mut [f32], scale: f32) {
         largest = if *x > largest { *x } else { largest };
     }
     let mut sum = simd.splat(0.0);
-    for_each_register::<S>(row.len(), |at, lanes| {
+    for (at, lanes) in registers::<S>(row.len()) {
         let distance = simd.sub(load(simd, row, at, lanes), simd.splat(largest));
         let power = exp2(simd, simd.mul(distance, simd.splat(LOG2_E)));
         store(simd, row, at, lanes, power);
         sum = simd.add(sum, if lanes == S::LANES { power } else { simd.first(power, lanes) });
-    });
+    }
     let inverse = simd.splat(1.0 / simd.sum(sum));
-    for_each_register::<S>(row.len(), |at, lanes| {
+    for (at, lanes) in registers::<S>(row.len()) {
         let y = simd.mul(load(simd, row, at, lanes), inverse);
         store(simd, row, at, lanes, y);
-    });
+    }
 }
