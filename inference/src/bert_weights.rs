@@ -155,6 +155,11 @@ impl Embeddings {
 }
 
 impl Norm {
+    /// How large each component of its output gets: three deviations of what it scales, and what it adds.
+    pub(crate) fn magnitudes(&self) -> impl Iterator<Item = f32> + '_ {
+        self.gamma.iter().zip(&self.beta).map(|(gamma, beta)| (3.0 * gamma).hypot(*beta))
+    }
+
     /// For [`sluice_kernels::layer_norm::layer_norm`] of x + bias + residual.
     pub(crate) fn args<'a>(&'a self, bias: &'a [f32], residual: &'a [f32]) -> LayerNorm<'a> {
         LayerNorm { bias, residual, gamma: &self.gamma, beta: &self.beta, epsilon: self.epsilon }

@@ -116,9 +116,12 @@ impl CpuEncoder {
         let file = BertFile::read(path, &bytes, config)?;
         let fault = |error: ShapeError| file.fault(error.to_string());
         let embeddings = file.embeddings()?;
-        let layers = (0..config.num_layers)
-            .map(|i| Layer::pack(isa, precision, config.activation, file.layer(i)?).map_err(fault))
-            .collect::<Result<_, _>>()?;
+        let mut layers: Vec<Layer> = Vec::new();
+        for index in 0..config.num_layers {
+            let weights = file.layer(index)?;
+            let input_norm = layers.last().map_or(&embeddings.norm, |layer| &layer.output_norm);
+            layers.push(Layer::pack(isa, precision, config.activation, input_norm, weights).map_err(fault)?);
+        }
         let head = if with_head { Some(file.head(config_path)?) } else { None };
         let head = head.map(|head| Head::pack(isa, head)).transpose().map_err(fault)?;
         let scratch = Scratch::new(pool.threads());
@@ -292,6 +295,6 @@ impl CpuEncoder {
 impl Head {
     /// The pooler stays in f32: its share of the work is nothing.
     fn pack(isa: Isa, HeadWeights { pooler, classifier, bias }: HeadWeights) -> Result<Self, ShapeError> {
-        Ok(Self { pooler: Product::pack(isa, Precision::F32, &pooler)?, classifier, bias })
+        Ok(Self { pooler: Product::pack(isa, Precision::F32, &pooler, &[])?, classifier, bias })
     }
 }

@@ -30,8 +30,10 @@ use support::{ROOMY, batch, default_model, dense, late_interaction, plain, run, 
 use tempfile::TempDir;
 
 const TOLERANCE: f64 = 2e-4;
-/// How much int8 may cost of nDCG@10, on average over queries.
-const NDCG_LOSS_MAX: f64 = 0.005;
+/// How far int8 may move nDCG@10, on average over all of DL19's queries; the mean of fewer scatters by the square root
+/// of that more.
+const NDCG_CHANGE_MAX: f64 = 0.005;
+const DL19_QUERIES: f64 = 43.0;
 /// Of every list, unless all of it is asked for.
 const SAMPLE_QUERIES: usize = 2;
 const SAMPLE_DOCUMENTS: usize = 25;
@@ -174,7 +176,8 @@ fn int8_ranks_as_f32_does() {
         let ndcg = |run| evaluate(&qrels, run, &["ndcg@10".parse().unwrap()]);
         let [exact, coded] = [ndcg(exact), ndcg(coded)].map(|report| report.metrics[0].1);
         eprintln!("{name} in int8: nDCG@10 {coded:.4}, f32 {exact:.4}; scores within {drift:.1e}");
-        assert!((exact - coded).abs() <= NDCG_LOSS_MAX, "{name}: {coded}, {exact} in f32");
+        let change_max = NDCG_CHANGE_MAX * (DL19_QUERIES / qrels.queries().count() as f64).sqrt();
+        assert!((exact - coded).abs() <= change_max, "{name}: {coded}, {exact} in f32; at most {change_max} apart");
     }
 }
 

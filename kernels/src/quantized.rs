@@ -16,6 +16,10 @@
 //! | `x` | `[rows, inputs]` | row-major; quantised first |
 //! | `out` | `[rows, outputs]` | row-major |
 //!
+//! Columns of `x` of very different size waste codes on the small ones. A layer may be packed with a factor for each input
+//! that evens them out: `x` is divided and the weights are multiplied by it, which changes nothing but the rounding (Xiao
+//! et al., "SmoothQuant", 2022).
+//!
 //! NaN or ±∞ in a row of `x` makes the whole row of `out` NaN. The sum is the same integer on every machine; for
 //! `inputs` up to 66,000 it cannot overflow.
 //!
@@ -44,7 +48,7 @@ pub use layer::QuantizedLayer;
 pub struct QuantizedLinear<'a> {
     /// Weights and bias.
     pub layer: &'a QuantizedLayer,
-    /// Rows to multiply, quantised for the same machine.
+    /// Rows to multiply, quantised for this layer.
     pub x: &'a Codes,
     /// Which outputs are wanted; whole panels are computed, so neighbours may be written too. The others stay as they are.
     pub outputs: Range<usize>,
@@ -52,15 +56,14 @@ pub struct QuantizedLinear<'a> {
     pub activation: Option<Activation>,
 }
 
-/// Replaces `codes` by the codes of rows of `dim` numbers, as kernels for `isa` read them. Allocates only where there
-/// is too little room. See the [module](self).
+/// Replaces `codes` by the codes of rows of `x` for that layer. Allocates only where there is too little room. See the
+/// [module](self).
 ///
 /// # Errors
 /// [`ShapeError`] if `x` is not whole rows.
-pub fn quantize(isa: Isa, x: &[f32], dim: usize, codes: &mut Codes) -> Result<(), ShapeError> {
-    shape::not_zero("dim", dim)?;
-    let rows = shape::rows("x", x.len(), dim)?;
-    dispatch(isa, codes::Quantize { isa, x, rows, dim, codes });
+pub fn quantize(layer: &QuantizedLayer, x: &[f32], codes: &mut Codes) -> Result<(), ShapeError> {
+    let rows = shape::rows("x", x.len(), layer.inputs())?;
+    dispatch(layer.isa(), codes::Quantize { layer, x, rows, codes });
     Ok(())
 }
 
@@ -81,14 +84,18 @@ pub fn linear_int8(args: QuantizedLinear<'_>, out: &mut [f32]) -> Result<(), Sha
 }
 
 impl QuantizedLayer {
-    /// Quantises weights `[outputs, inputs]` and packs them for a machine's instructions.
+    /// Quantises weights `[outputs, inputs]` and packs them for a machine's instructions. `factors` are what the inputs
+    /// are divided by before they become codes, `[inputs]` and positive; empty for none.
     ///
     /// # Errors
-    /// [`ShapeError`] if there are no outputs, no inputs, or `weight` has another length than they imply.
-    pub fn pack(isa: Isa, weight: &[f32], bias: &[f32], inputs: usize) -> Result<Self, ShapeError> {
+    /// [`ShapeError`] if there are no outputs, no inputs, or `weight` or `factors` have another length than they imply.
+    pub fn pack(isa: Isa, weight: &[f32], bias: &[f32], inputs: usize, factors: &[f32]) -> Result<Self, ShapeError> {
         shape::not_zero("inputs", inputs)?;
         shape::not_zero("bias", bias.len())?;
         shape::length("weight", bias.len() * inputs, weight.len())?;
-        Ok(Self::of_rows(isa, weight, bias, inputs))
+        if !factors.is_empty() {
+            shape::length("factors", inputs, factors.len())?;
+        }
+        Ok(Self::of_rows(isa, weight, bias, inputs, factors))
     }
 }

@@ -50,10 +50,10 @@ pub fn rows(clock: fn() -> Duration) -> anyhow::Result<Vec<Row>> {
         let found = fastest(clock, || run().is_ok());
         rows.push(row(format!("operation/f32 {name} {inputs}x{outputs}"), operations * found, peak.f32));
 
-        let layer = QuantizedLayer::pack(isa, &weight, &bias, inputs)?;
+        let layer = QuantizedLayer::pack(isa, &weight, &bias, inputs, &[])?;
         let mut codes = Codes::default();
         let mut run = || {
-            quantize(isa, &x, inputs, &mut codes)?;
+            quantize(&layer, &x, &mut codes)?;
             linear_int8(QuantizedLinear { layer: &layer, x: &codes, outputs: 0..outputs, activation: None }, &mut out)
         };
         run()?;

@@ -2,7 +2,10 @@
 
 use sluice_kernels::{Isa, ShapeError, activation::Activation, layer_norm::layer_norm};
 
-use super::{product::Product, scratch::Worker};
+use super::{
+    product::{Product, even_factors},
+    scratch::Worker,
+};
 use crate::{
     bert_weights::{LayerWeights, Norm},
     model::Precision,
@@ -18,21 +21,23 @@ pub(super) struct Layer {
     attention_norm: Norm,
     intermediate: Product,
     output: Product,
-    output_norm: Norm,
+    pub(super) output_norm: Norm,
 }
 
 impl Layer {
+    /// `input_norm` is what the layer's input came out of.
     pub(super) fn pack(
         isa: Isa,
         precision: Precision,
         activation: Activation,
+        input_norm: &Norm,
         weights: LayerWeights,
     ) -> Result<Self, ShapeError> {
-        let pack = |weights| Product::pack(isa, precision, weights);
+        let pack = |weights| Product::pack(isa, precision, weights, &[]);
         Ok(Self {
             isa,
             activation,
-            qkv: pack(&weights.qkv)?,
+            qkv: Product::pack(isa, precision, &weights.qkv, &even_factors(input_norm, &weights.qkv))?,
             attention_output: pack(&weights.attention_output)?,
             attention_norm: weights.attention_norm,
             intermediate: pack(&weights.intermediate)?,

@@ -2,10 +2,10 @@
 
 #![allow(unsafe_code, reason = "codes are written through a pointer")]
 
+use super::QuantizedLayer;
 use crate::{
-    Isa,
     aligned::Aligned,
-    simd::{Kernel, Simd, codes_of_a_word, load, registers},
+    simd::{Kernel, Simd, load, registers},
 };
 
 /// The largest code.
@@ -36,7 +36,7 @@ impl Codes {
         self.dim
     }
 
-    /// What a step of one code is worth in that row.
+    /// What a step of one code is worth in that row, in numbers divided by their factors.
     #[must_use]
     pub fn scale(&self, row: usize) -> f32 {
         self.scales[row]
@@ -73,10 +73,9 @@ impl Codes {
 const ROW_MULTIPLE: usize = 16;
 
 pub(super) struct Quantize<'a> {
-    pub(super) isa: Isa,
+    pub(super) layer: &'a QuantizedLayer,
     pub(super) x: &'a [f32],
     pub(super) rows: usize,
-    pub(super) dim: usize,
     pub(super) codes: &'a mut Codes,
 }
 
@@ -85,17 +84,18 @@ impl Kernel for Quantize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { isa, x, rows, dim, codes } = self;
+        let Self { layer, x, rows, codes } = self;
+        let (dim, inverse_factors) = (layer.inputs(), layer.inverse_factors());
         codes.rows = rows;
         codes.dim = dim;
-        codes.codes_of_a_word = codes_of_a_word(isa);
+        codes.codes_of_a_word = layer.codes_of_a_word();
         let row_words = codes.row_words();
         codes.words.grow(rows * row_words);
         codes.scales.clear();
         codes.zeros.clear();
         let words = codes.words.as_mut_slice().chunks_exact_mut(row_words);
         for (row, words) in x.chunks_exact(dim).zip(words) {
-            let (scale, zero) = quantize_row(simd, row, words);
+            let (scale, zero) = quantize_row(simd, row, inverse_factors, words);
             codes.scales.push(scale);
             codes.zeros.push(zero);
         }
@@ -104,10 +104,10 @@ impl Kernel for Quantize<'_> {
 
 /// Scale and zero of a row, whose codes go to `words`.
 #[inline(always)]
-fn quantize_row<S: Simd>(simd: S, row: &[f32], words: &mut [i32]) -> (f32, i32) {
+fn quantize_row<S: Simd>(simd: S, row: &[f32], inverse_factors: &[f32], words: &mut [i32]) -> (f32, i32) {
     let (mut lo, mut hi, mut taint) = (simd.splat(0.0), simd.splat(0.0), simd.splat(0.0));
     for (at, lanes) in registers::<S>(row.len()) {
-        let x = load(simd, row, at, lanes);
+        let x = even(simd, row, inverse_factors, at, lanes);
         lo = simd.min(x, lo);
         hi = simd.max(x, hi);
         // 0 · x is NaN for NaN and ±∞.
@@ -119,11 +119,19 @@ fn quantize_row<S: Simd>(simd: S, row: &[f32], words: &mut [i32]) -> (f32, i32) 
     let inverse = if range > f32::MIN_POSITIVE { CODE_MAX / range } else { 0.0 };
     let zero = (-lo * inverse).round_ties_even();
     for (at, lanes) in registers::<S>(row.len()) {
-        let code = simd.round(simd.fma(load(simd, row, at, lanes), simd.splat(inverse), simd.splat(zero)));
+        let code =
+            simd.round(simd.fma(even(simd, row, inverse_factors, at, lanes), simd.splat(inverse), simd.splat(zero)));
         let code = simd.min(simd.max(code, simd.splat(0.0)), simd.splat(CODE_MAX));
         let words = &mut words[at / S::CODES..][..S::LANES / S::CODES];
         // SAFETY: the slice has as many words as are written.
         unsafe { simd.store_codes(words.as_mut_ptr(), code) };
     }
     (range / CODE_MAX + simd.sum(taint), zero as i32)
+}
+
+/// Some numbers of a row, divided by their columns' factors if there are any.
+#[inline(always)]
+fn even<S: Simd>(simd: S, row: &[f32], inverse_factors: &[f32], at: usize, lanes: usize) -> S::F32 {
+    let x = load(simd, row, at, lanes);
+    if inverse_factors.is_empty() { x } else { simd.mul(x, load(simd, inverse_factors, at, lanes)) }
 }

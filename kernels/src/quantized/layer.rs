@@ -1,5 +1,7 @@
 //! Weights as small integers in panels, `[panels][words of inputs][columns]`.
 
+use std::iter;
+
 use crate::{
     Isa,
     aligned::Aligned,
@@ -24,6 +26,8 @@ pub struct QuantizedLayer {
     sums: Aligned<i32>,
     scales: Aligned<f32>,
     bias: Aligned<f32>,
+    /// Of each input, 1 / factor; empty for none.
+    inverse_factors: Vec<f32>,
 }
 
 /// What a panel's columns need besides their codes.
@@ -36,7 +40,7 @@ pub(super) struct Columns<'a> {
 
 impl QuantizedLayer {
     /// Of checked arguments: row `j` of `weight` becomes column `j`.
-    pub(super) fn of_rows(isa: Isa, weight: &[f32], bias: &[f32], inputs: usize) -> Self {
+    pub(super) fn of_rows(isa: Isa, weight: &[f32], bias: &[f32], inputs: usize, factors: &[f32]) -> Self {
         let (outputs, columns, codes) = (bias.len(), tile_columns(isa), codes_of_a_word(isa));
         let padded = outputs.next_multiple_of(columns);
         let steps = inputs.div_ceil(codes);
@@ -50,10 +54,13 @@ impl QuantizedLayer {
             sums: Aligned::zeros(padded),
             scales: Aligned::zeros(padded),
             bias: Aligned::zeros(padded),
+            inverse_factors: factors.iter().map(|factor| 1.0 / factor).collect(),
         };
         layer.bias.as_mut_slice()[..outputs].copy_from_slice(bias);
         let bits = 32 / codes;
         for (j, row) in weight.chunks_exact(inputs).enumerate() {
+            let factors = factors.iter().copied().chain(iter::repeat(1.0));
+            let row: Vec<f32> = row.iter().zip(factors).map(|(w, factor)| w * factor).collect();
             let largest = row.iter().fold(0.0_f32, |max, w| max.max(w.abs()));
             let inverse = if largest > f32::MIN_POSITIVE { CODE_MAX / largest } else { 0.0 };
             layer.scales.as_mut_slice()[j] = largest / CODE_MAX;
@@ -98,6 +105,11 @@ impl QuantizedLayer {
         let panel = self.panel(output / self.columns);
         let word = panel[k / self.codes_of_a_word * self.columns + output % self.columns];
         (word >> (32 / self.codes_of_a_word * (k % self.codes_of_a_word))) as i8
+    }
+
+    /// Of each input, what it is multiplied with before it becomes a code; empty for nothing.
+    pub(super) fn inverse_factors(&self) -> &[f32] {
+        &self.inverse_factors
     }
 
     /// Memory of weights, scales and bias.

@@ -23,12 +23,12 @@ impl Case {
     }
 
     fn layer(&self, isa: Isa) -> QuantizedLayer {
-        QuantizedLayer::pack(isa, &self.weight, &self.bias, self.inputs).unwrap()
+        QuantizedLayer::pack(isa, &self.weight, &self.bias, self.inputs, &[]).unwrap()
     }
 
     fn codes(&self, isa: Isa, x: &[f32]) -> Codes {
         let mut codes = Codes::default();
-        quantize(isa, x, self.inputs, &mut codes).unwrap();
+        quantize(&self.layer(isa), x, &mut codes).unwrap();
         codes
     }
 
@@ -123,6 +123,27 @@ fn close_to_the_product_in_f32() {
 }
 
 #[test]
+fn factors_even_out_the_inputs() {
+    for isa in Isa::available() {
+        let mut case = Case::random(7, 12, 100, 33);
+        // Every tenth input is a hundred times as large as the others.
+        case.x.iter_mut().step_by(10).for_each(|x| *x *= 100.0);
+        let factors: Vec<f32> = (0..100).map(|k| if k % 10 == 0 { 10.0 } else { 1.0 }).collect();
+        let expected = crate::linear::reference::linear(&case.x, &case.weight, &case.bias, 100, None);
+        let error = |factors: &[f32]| -> f64 {
+            let layer = QuantizedLayer::pack(isa, &case.weight, &case.bias, 100, factors).unwrap();
+            let (mut codes, mut out) = (Codes::default(), vec![f32::NAN; 12 * 33]);
+            quantize(&layer, &case.x, &mut codes).unwrap();
+            let args = QuantizedLinear { layer: &layer, x: &codes, outputs: 0..33, activation: None };
+            linear_int8(args, &mut out).unwrap();
+            out.iter().zip(&expected).map(|(&y, expected)| (f64::from(y) - expected).powi(2)).sum()
+        };
+        let (even, uneven) = (error(&factors), error(&[]));
+        assert!(even < uneven / 4.0, "{}: {even}, and {uneven} without", isa.name());
+    }
+}
+
+#[test]
 fn activations_are_applied_to_the_sum() {
     for isa in Isa::available() {
         for activation in [Activation::GeluErf, Activation::GeluTanh, Activation::Relu] {
@@ -166,27 +187,30 @@ fn what_is_not_a_number_stays_in_its_row() {
 #[test]
 fn misfits_are_named() {
     let isa = Isa::fallback();
-    let layer = QuantizedLayer::pack(isa, &[0.5; 6], &[0.0; 3], 2).unwrap();
+    let layer = QuantizedLayer::pack(isa, &[0.5; 6], &[0.0; 3], 2, &[]).unwrap();
     assert_eq!((layer.inputs(), layer.outputs(), layer.code(2, 1), layer.isa()), (2, 3, 127, isa));
     assert!(layer.bytes() >= 3 * 4 * 4);
     let mut codes = Codes::default();
-    assert_eq!(quantize(isa, &[0.0; 4], 0, &mut codes), Err(ShapeError::Zero { argument: "dim" }));
-    assert_eq!(quantize(isa, &[0.0; 5], 2, &mut codes), Err(ShapeError::NotRows { argument: "x", dim: 2, found: 5 }));
-    quantize(isa, &[0.0; 4], 2, &mut codes).unwrap();
+    let not_rows = Err(ShapeError::NotRows { argument: "x", dim: 2, found: 5 });
+    assert_eq!(quantize(&layer, &[0.0; 5], &mut codes), not_rows);
+    quantize(&layer, &[0.0; 4], &mut codes).unwrap();
     let run = |x: &Codes, outputs, out: usize| {
         linear_int8(QuantizedLinear { layer: &layer, x, outputs, activation: None }, &mut vec![0.0; out])
     };
     assert_eq!(run(&codes, 0..3, 5), Err(ShapeError::Length { argument: "out", expected: 6, found: 5 }));
     assert_eq!(run(&codes, 0..4, 6), Err(ShapeError::Length { argument: "outputs", expected: 3, found: 4 }));
     assert_eq!(run(&codes, 0..3, 6), Ok(()));
-    quantize(isa, &[0.0; 6], 3, &mut codes).unwrap();
+    let wider = QuantizedLayer::pack(isa, &[0.5; 3], &[0.0], 3, &[]).unwrap();
+    quantize(&wider, &[0.0; 6], &mut codes).unwrap();
     assert_eq!(run(&codes, 0..3, 6), Err(ShapeError::Length { argument: "x", expected: 2, found: 3 }));
-    for (weight, bias, inputs, expected) in [
-        (6, 3, 0, ShapeError::Zero { argument: "inputs" }),
-        (6, 0, 2, ShapeError::Zero { argument: "bias" }),
-        (7, 3, 2, ShapeError::Length { argument: "weight", expected: 6, found: 7 }),
+    for (weight, bias, inputs, factors, expected) in [
+        (6, 3, 0, 0, ShapeError::Zero { argument: "inputs" }),
+        (6, 0, 2, 0, ShapeError::Zero { argument: "bias" }),
+        (7, 3, 2, 0, ShapeError::Length { argument: "weight", expected: 6, found: 7 }),
+        (6, 3, 2, 1, ShapeError::Length { argument: "factors", expected: 2, found: 1 }),
     ] {
-        let found = QuantizedLayer::pack(isa, &vec![0.0; weight], &vec![0.0; bias], inputs).map(drop);
+        let (weight, bias, factors) = (vec![0.0; weight], vec![0.0; bias], vec![1.0; factors]);
+        let found = QuantizedLayer::pack(isa, &weight, &bias, inputs, &factors).map(drop);
         assert_eq!(found, Err(expected));
     }
 }
