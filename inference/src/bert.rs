@@ -2,8 +2,8 @@
 //!
 //! Every matrix product is over all tokens of a part of the batch at once, and attention is per sequence: no padding
 //! is computed. candle multiplies; everything between the products is a kernel of ours that works in place on a
-//! tensor's memory, because candle's own element-wise operations are scalar and allocate. The kernels are the portable
-//! ones: this engine is the second opinion on [`crate::cpu_encoder`].
+//! tensor's memory, because candle's own element-wise operations are scalar and allocate. It is the second opinion on
+//! [`crate::cpu_encoder`]'s products and on its division of the work.
 //!
 //! A batch is computed in parts of whole sequences, side by side, so that all cores are busy with what a matrix product
 //! does not cover, and scratch memory is bounded by the cores and not by the batch: a part of 2048 tokens with an
@@ -173,7 +173,7 @@ impl Bert {
         for (out, ((&id, &token_type), position)) in x.chunks_exact_mut(dim).zip(tokens) {
             self.embeddings.sum(id, position, token_type, out);
         }
-        layer_norm(Isa::fallback(), self.embeddings.norm.args(&[], &[]), &mut x).map_err(candle_core::Error::wrap)?;
+        layer_norm(Isa::best(), self.embeddings.norm.args(&[], &[]), &mut x).map_err(candle_core::Error::wrap)?;
         Ok(matrix(x, dim)?)
     }
 }
@@ -192,13 +192,13 @@ impl Layer {
 
     fn forward(&self, x: &Tensor, attention: &AttentionOp, config: &BertConfig) -> candle_core::Result<Tensor> {
         let qkv = self.qkv.forward(x)?;
-        in_place("add_bias", &qkv, |qkv| add_bias(Isa::fallback(), qkv, &self.qkv.bias))?;
+        in_place("add_bias", &qkv, |qkv| add_bias(Isa::best(), qkv, &self.qkv.bias))?;
         let attended = self.attention_output.forward(&qkv.apply_op1_no_bwd(attention)?)?;
         let attended = normalized(&self.attention_norm, attended, &self.attention_output.bias, x)?;
 
         let intermediate = self.intermediate.forward(&attended)?;
         in_place("bias_activation", &intermediate, |x| {
-            bias_activation(Isa::fallback(), x, &self.intermediate.bias, config.activation)
+            bias_activation(Isa::best(), x, &self.intermediate.bias, config.activation)
         })?;
         let output = self.output.forward(&intermediate)?;
         normalized(&self.output_norm, output, &self.output.bias, &attended)
@@ -226,7 +226,7 @@ impl Linear {
 /// The norm of x + bias + residual, in x's memory.
 fn normalized(norm: &Norm, x: Tensor, bias: &[f32], residual: &Tensor) -> candle_core::Result<Tensor> {
     with_values(residual, |residual| {
-        in_place("layer_norm", &x, |x| layer_norm(Isa::fallback(), norm.args(bias, residual), x))
+        in_place("layer_norm", &x, |x| layer_norm(Isa::best(), norm.args(bias, residual), x))
     })??;
     Ok(x)
 }

@@ -37,7 +37,7 @@ impl CandleBackend {
         let dim = self.bert.hidden_size();
         match batch.lane().operation {
             Operation::EncodeTokens => {
-                normalize(Isa::fallback(), &mut hidden, dim).map_err(failed)?;
+                normalize(Isa::best(), &mut hidden, dim).map_err(failed)?;
                 let matrices = batch.ranges().map(|range| token_matrix(&hidden, dim, range)).collect();
                 Ok(BatchOutput::TokenMatrices(matrices))
             }
@@ -45,11 +45,11 @@ impl CandleBackend {
                 let mut vectors = vec![0.0; batch.len() * dim];
                 let args = Pool { x: &hidden, cu_seqlens: batch.cu_seqlens(), dim, pooling: self.pooling };
                 pool(args, &mut vectors).map_err(failed)?;
-                normalize(Isa::fallback(), &mut vectors, dim).map_err(failed)?;
+                normalize(Isa::best(), &mut vectors, dim).map_err(failed)?;
                 Ok(BatchOutput::DenseVectors(vectors.chunks_exact(dim).map(<[f32]>::to_vec).collect()))
             }
             Operation::LateInteraction => {
-                normalize(Isa::fallback(), &mut hidden, dim).map_err(failed)?;
+                normalize(Isa::best(), &mut hidden, dim).map_err(failed)?;
                 late_interaction(batch, &hidden, dim).map(BatchOutput::Scores)
             }
             Operation::CrossEncode => self.bert.logits(batch, &hidden).map(BatchOutput::Scores).map_err(failed),

@@ -66,7 +66,7 @@ impl CustomOp1 for AttentionOp {
             head_dim: self.head_dim,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
         };
-        attention(Isa::fallback(), args, &mut out).map_err(Error::wrap)?;
+        attention(Isa::best(), args, &mut out).map_err(Error::wrap)?;
         let shape = Shape::from((out.len() / dim, dim));
         Ok((CpuStorage::F32(out), shape))
     }

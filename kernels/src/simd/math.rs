@@ -1,12 +1,12 @@
 //! Functions of registers, the same for every set.
 
-use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
+use std::f32::consts::{FRAC_1_SQRT_2, LN_2, LOG2_E};
 
 use super::Simd;
 
 /// Polynomial for 2^r on |r| ≤ ½ with 2⁰ = 1, highest power first: relative error at most 2e-7 (interpolated at
 /// Chebyshev's nodes).
-const TWO_TO_R: [f32; 6] = [0.001_338_130_2, 0.009_666_368, 0.055_503_81, 0.240_223_5, 0.693_147_2, 1.0];
+const TWO_TO_R: [f32; 6] = [0.001_338_130_2, 0.009_666_368, 0.055_503_81, 0.240_223_5, LN_2, 1.0];
 /// Where 2^x has become 0.
 const EXPONENT_MIN: f32 = -150.0;
 
@@ -108,6 +108,9 @@ pub(crate) fn scale(p: f32, n: f32) -> f32 {
     /// What an f32 adds to its exponent, and where that stands.
     const EXPONENT_BIAS: f32 = 127.0;
     const FRACTION_BITS: u32 = 23;
+    /// 1.5 · 2²³: a small integer added to it stands in the sum's lowest bits.
+    const ROUNDING: f32 = 12_582_912.0;
     let n = if n > -EXPONENT_BIAS { n } else { -EXPONENT_BIAS };
-    p * f32::from_bits(((n + EXPONENT_BIAS) as i32 as u32) << FRACTION_BITS)
+    // The bits of ROUNDING above the integer leave with the shift.
+    p * f32::from_bits((n + (ROUNDING + EXPONENT_BIAS)).to_bits() << FRACTION_BITS)
 }

@@ -78,8 +78,8 @@ impl<S: Simd, const R: usize, const V: usize> Micro<S> for Tile<R, V> {
             // SAFETY: `k` is below the depth that the caller vouches for, on both sides.
             unsafe {
                 let mut loaded = [simd.splat(0.0); V];
-                for v in 0..V {
-                    loaded[v] = simd.load(columns.add(v * S::LANES));
+                for (v, loaded) in loaded.iter_mut().enumerate() {
+                    *loaded = simd.load(columns.add(v * S::LANES));
                 }
                 for r in 0..R {
                     let x = simd.splat(*rows[r].add(k));
@@ -107,8 +107,8 @@ impl<S: Simd, const R: usize, const V: usize> Micro<S> for Tile<R, V> {
             // SAFETY: `k` is below the depth that the caller vouches for, on both sides.
             unsafe {
                 let mut loaded = [simd.zero_i32(); V];
-                for v in 0..V {
-                    loaded[v] = simd.load_i32(columns.add(v * S::LANES));
+                for (v, loaded) in loaded.iter_mut().enumerate() {
+                    *loaded = simd.load_i32(columns.add(v * S::LANES));
                 }
                 for r in 0..R {
                     let codes = simd.splat_i32(*rows[r].add(k));
