@@ -34,6 +34,10 @@ serve *FLAGS:
 bench NAME *FLAGS:
     cargo run --release -p sluice-benches -- {{ NAME }} {{ FLAGS }}
 
+# Packs the GPU run for a machine without cargo, and says what to type there.
+gpu *FOLDER:
+    bash benches/gpu/pack {{ FOLDER }}
+
 # Whether clients of a release still work with this wire: `just buf-breaking v0.1.0`.
 buf-breaking TAG:
     bash .ci/tool buf breaking --against '.git#tag={{ TAG }}'

@@ -3,11 +3,12 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "sluice/model/v1/embedding.proto",
     "sluice/model/v1/model.proto",
     "sluice/model/v1/encode.proto",
     "sluice/rerank/v1/rerank.proto",
+    "sluice/rerank/v1/token_store.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -17,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let descriptors = protox::compile(FILES, [&root])?;
     fs::write(out.join("sluice.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    // Vectors are read where they arrived, not copied into messages first.
     tonic_prost_build::configure().bytes(".sluice.model.v1.Embedding").compile_fds(descriptors)?;
     Ok(())
 }

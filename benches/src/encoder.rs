@@ -5,17 +5,25 @@
 //! | `dense/natural`, `late_interaction/natural`, `cross_encoder/natural` | queries and documents with the lengths they have |
 //! | `cross_encoder/NxM` | one query, N documents that all fill the M tokens of the model |
 //!
-//! | row of a case | what both do |
-//! |---|---|
-//! | (none) | from texts to scores, one request after the other |
-//! | `/encode` | the same without tokenization |
-//! | `/grpc` | ours through the server on loopback; the rival in its own process, without a wire |
+//! | row of a case | ours | rival |
+//! |---|---|---|
+//! | (none) | our engine in f32, from texts to scores, one request after the other | ONNX Runtime f32; its dynamic int8; candle |
+//! | `/int8` | our engine in int8 | the same |
+//! | `/avx2` | our engine in f32, with AVX2 alone | ONNX Runtime f32, which cannot be told to leave AVX-512 |
+//! | `/encode` | f32 without tokenization | ONNX Runtime f32 likewise |
+//! | `/grpc` | our engine in f32 through the server on loopback | the same in process |
 //!
-//! Every score of ours is compared with the f32 rival's: a run in which they disagree fails.
+//! Every f32 score of ours is compared with the f32 rival's: a run in which they disagree fails.
+//!
+//! Rows `operation/…` are single operations on one thread beside what the processor's multipliers could do; the row
+//! `memory` is the resident set of a server (and its client) that answers requests without a pause.
 
+mod contenders;
 mod in_process;
+mod memory;
 mod model;
 mod onnxruntime;
+mod operations;
 mod over_grpc;
 
 use std::{
@@ -28,17 +36,19 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 use sluice_core::Operation;
-use sluice_inference::{CpuOptions, Resolver, SilentProgress, Source};
+use sluice_inference::{CpuEngine, CpuOptions, Precision, Resolver, SilentProgress, Source};
+use sluice_kernels::{InstructionSet, Isa};
 
 use crate::{
-    interleave::{Contender, Pass, Request, Track, interleave},
+    interleave::{Contender, Request, interleave},
     machine::Machine,
-    report::{Report, Row},
+    report::Report,
     texts::{Texts, long_request},
 };
+use contenders::{Ours, Targets, Tracks};
 use in_process::InProcess;
 use model::Head;
-use onnxruntime::{OnnxRuntime, Precision};
+use onnxruntime::OnnxRuntime;
 use over_grpc::OverGrpc;
 
 /// What is measured, and how long.
@@ -54,6 +64,8 @@ pub struct Options {
     pub threads: usize,
     /// Passes over the queries.
     pub passes: usize,
+    /// How long the server is kept busy for the memory row.
+    pub memory_time: Duration,
 }
 
 /// How documents are scored.
@@ -96,14 +108,21 @@ struct Case {
     name: String,
     method: Method,
     requests: Vec<Request>,
+    /// Whether there is padding to win from.
+    natural: bool,
 }
 
-/// How much two f32 computations of one score may differ: a MaxSim sums up to 256 cosines.
-const DIFFERENCE_MAX: f64 = 1e-3;
+impl Case {
+    fn targets(&self) -> Targets {
+        if self.natural { Targets { f32: 1.5, int8: 2.0 } } else { Targets { f32: 1.3, int8: 1.8 } }
+    }
+}
+
 /// ONNX Runtime's idle threads spin for 40 ms (measured) after a request, on the processors of whoever comes next.
 const REST: Duration = Duration::from_millis(100);
-/// As the server has it by default.
-const CPU_OPTIONS: CpuOptions = CpuOptions { batch_tokens_max: 1024, batch_sequences_max: 256 };
+/// Tokens and sequences of a batch, as the server has them by default.
+const BATCH_TOKENS: u32 = 1024;
+const BATCH_SEQUENCES: u32 = 256;
 /// Where the test collections lie, seen from the source tree.
 const CANDIDATES: &str = "../shared/data/dl19/candidates.jsonl";
 const HEAD: &str = "../shared/data/cross-encoder-oracle/head.safetensors";
@@ -113,14 +132,27 @@ const HEAD: &str = "../shared/data/cross-encoder-oracle/head.safetensors";
 /// # Errors
 /// If the model, the texts or the rival are not to be had, or somebody fails.
 pub fn run(options: &Options, machine: &Machine) -> anyhow::Result<Report> {
+    let &Options { threads, memory_time, .. } = options;
     let texts = texts(options, machine);
     let natural = texts.requests(options.queries, options.documents)?;
     let scratch = tempfile::Builder::new().prefix("bench-").tempdir_in(&machine.cache)?;
     let (folder, head) = model_folder(machine, scratch.path())?;
 
-    let mut ours = InProcess::load(&folder, &CPU_OPTIONS, options.threads, machine.clock)?;
-    let served = OverGrpc::start(&folder, CPU_OPTIONS.batch_tokens_max, options.threads, machine)?;
-    let limits = (options.threads, ours.max_tokens());
+    let served = OverGrpc::start(&folder, BATCH_TOKENS, threads, machine)?;
+    // First of all, while nothing but the server is in memory.
+    (machine.progress)("memory of a busy server");
+    let memory = memory::measure(&served, &natural, &folder, (memory_time, machine.clock))?;
+    let load = |name, options: CpuOptions| InProcess::load(name, &folder, &options, machine.clock);
+    let own = CpuOptions { threads, ..CpuOptions::new(BATCH_TOKENS, BATCH_SEQUENCES) };
+    let avx2 = Isa::of(InstructionSet::Avx2).filter(|avx2| *avx2 < Isa::best());
+    let mut ours = Ours {
+        f32: load("sluice", own)?,
+        int8: load("sluice int8", CpuOptions { precision: Precision::Int8, ..own })?,
+        avx2: avx2.map(|isa| load("sluice avx2", CpuOptions { isa: Some(isa), ..own })).transpose()?,
+        candle: load("candle", CpuOptions { engine: CpuEngine::Candle, ..own })?,
+        served,
+    };
+    let limits = (threads, ours.f32.max_tokens());
     let rival = OnnxRuntime::start(machine, &folder, scratch.path(), limits)?;
 
     let mut report = Report {
@@ -136,15 +168,19 @@ pub fn run(options: &Options, machine: &Machine) -> anyhow::Result<Report> {
                 options.queries, options.documents, options.passes, options.threads, limits.1
             ),
             head_note(&head),
-            ours.description(),
             rival.description(),
         ],
         faults: Vec::new(),
     };
-    for case in cases(natural, options.documents, ours.max_tokens())? {
+    report.notes.extend(ours.descriptions());
+    for case in cases(natural, options.documents, ours.f32.max_tokens())? {
         (machine.progress)(&case.name);
-        measure(&case, options.passes, (&mut ours, &served, &rival), &mut report)?;
+        measure(&case, options.passes, (&mut ours, &rival), &mut report)?;
     }
+    (machine.progress)("single operations");
+    report.rows.extend(operations::rows(machine.clock)?);
+    report.rows.push(memory.row);
+    report.notes.push(memory.note);
     Ok(report)
 }
 
@@ -181,12 +217,18 @@ fn cases(natural: Vec<Request>, documents: usize, max_tokens: usize) -> anyhow::
     let long = long_request(&natural, documents, max_tokens).context("no text to make long documents of")?;
     let mut cases: Vec<Case> = [Method::Dense, Method::LateInteraction, Method::CrossEncoder]
         .into_iter()
-        .map(|method| Case { name: format!("{}/natural", method.name()), method, requests: natural.clone() })
+        .map(|method| Case {
+            name: format!("{}/natural", method.name()),
+            method,
+            requests: natural.clone(),
+            natural: true,
+        })
         .collect();
     cases.push(Case {
         name: format!("cross_encoder/{documents}x{max_tokens}"),
         method: Method::CrossEncoder,
         requests: vec![long],
+        natural: false,
     });
     Ok(cases)
 }
@@ -194,145 +236,29 @@ fn cases(natural: Vec<Request>, documents: usize, max_tokens: usize) -> anyhow::
 fn measure(
     case: &Case,
     passes: usize,
-    (ours, served, rival): (&mut InProcess, &OverGrpc, &OnnxRuntime),
+    (ours, rival): (&mut Ours, &OnnxRuntime),
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let Some(first) = case.requests.first() else { return Ok(()) };
-    let f32_batch = rival.best_batch(Precision::F32, case.method, first)?;
-    let int8_batch = rival.best_batch(Precision::Int8, case.method, first)?;
-    let contenders: &mut [&mut dyn Contender] = &mut [
-        &mut ours.contender(case.method),
-        &mut rival.contender(Precision::F32, case.method, f32_batch),
-        &mut served.contender(case.method),
-        &mut rival.contender(Precision::Int8, case.method, int8_batch),
-    ];
-    let tracks = interleave(contenders, &case.requests, passes, || thread::sleep(REST))?;
-    let [ours, rival_f32, served, rival_int8] =
-        <[Track; 4]>::try_from(tracks).map_err(|tracks| anyhow::anyhow!("{} tracks of 4 contenders", tracks.len()))?;
-    let tracks = Tracks { ours, served, rival_f32, rival_int8 };
-    report.rows.extend(tracks.rows(&case.name));
+    let f32_batch = rival.best_batch(onnxruntime::Precision::F32, case.method, first)?;
+    let int8_batch = rival.best_batch(onnxruntime::Precision::Int8, case.method, first)?;
+    let mut contenders = ours.contenders(case.method);
+    contenders.push(Box::new(rival.contender(onnxruntime::Precision::F32, case.method, f32_batch)));
+    contenders.push(Box::new(rival.contender(onnxruntime::Precision::Int8, case.method, int8_batch)));
+    let mut turns: Vec<&mut dyn Contender> = Vec::with_capacity(contenders.len());
+    for contender in &mut contenders {
+        turns.push(contender.as_mut());
+    }
+    let tracks = Tracks::of(interleave(&mut turns, &case.requests, passes, || thread::sleep(REST))?)?;
+    report.rows.extend(tracks.rows(&case.name, case.targets()));
     report.faults.extend(tracks.faults(&case.name));
     report.notes.push(format!("{}: {}; its batches: f32 {f32_batch}, int8 {int8_batch}", case.name, tracks.summary()));
     Ok(())
 }
 
-/// The contenders of a case.
-struct Tracks {
-    ours: Track,
-    served: Track,
-    rival_f32: Track,
-    rival_int8: Track,
-}
-
-impl Tracks {
-    fn rows(&self, case: &str) -> Vec<Row> {
-        let Self { ours, served, rival_f32, rival_int8 } = self;
-        let documents = "documents/s";
-        vec![
-            row(case.to_owned(), documents, (ours, rival_f32), Pass::documents_per_second),
-            row(case.to_owned(), documents, (ours, rival_int8), Pass::documents_per_second),
-            row(format!("{case}/encode"), "tokens/s", (ours, rival_f32), Pass::tokens_per_second),
-            row(format!("{case}/grpc"), documents, (served, rival_f32), Pass::documents_per_second),
-        ]
-    }
-
-    /// Where the scores, or the work that was done for them, are not the same.
-    fn faults(&self, case: &str) -> Vec<String> {
-        let mut faults = Vec::new();
-        for (name, ours) in [("in process", &self.ours), ("over gRPC", &self.served)] {
-            let difference = ours.largest_difference(&self.rival_f32);
-            if difference > DIFFERENCE_MAX {
-                faults.push(format!(
-                    "{case}: a score {name} differs by {difference:.1e} from ONNX Runtime's, more than {DIFFERENCE_MAX}"
-                ));
-            }
-            let tokens = |track: &Track| track.passes.first().map_or(0, |pass| pass.tokens);
-            let (ours, rival) = (tokens(ours), tokens(&self.rival_f32));
-            if ours != rival {
-                faults.push(format!("{case}: {ours} tokens {name}, and {rival} of ONNX Runtime"));
-            }
-        }
-        faults
-    }
-
-    fn summary(&self) -> String {
-        let difference = |track: &Track| track.largest_difference(&self.rival_f32);
-        let pass = self.rival_f32.passes.first().copied().unwrap_or_default();
-        format!(
-            "{:.1} tokens a document; scores within {:.1e} of the f32 rival's (over gRPC {:.1e}; the int8 rival's own \
-             within {:.1e}); through the server {:.2} of the speed in process",
-            pass.tokens as f64 / pass.documents as f64,
-            difference(&self.ours),
-            difference(&self.served),
-            difference(&self.rival_int8),
-            self.served.ratio(&self.ours, Pass::documents_per_second).median,
-        )
-    }
-}
-
-fn row(case: String, unit: &'static str, (ours, rival): (&Track, &Track), of: impl Fn(&Pass) -> f64 + Copy) -> Row {
-    Row {
-        case,
-        unit,
-        ours: ours.rate(of),
-        rival: rival.name.clone(),
-        rival_value: rival.rate(of),
-        ratio: ours.ratio(rival, of),
-        target: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use super::*;
-    use crate::interleave::tests::{Paced, requests};
-
-    fn tracks(our_score: f32, our_milliseconds: u64) -> Tracks {
-        let log = RefCell::default();
-        let paced = |name, milliseconds, score| Paced {
-            name,
-            per_document: Duration::from_millis(milliseconds),
-            score,
-            log: &log,
-        };
-        let contenders: &mut [&mut dyn Contender] = &mut [
-            &mut paced("sluice", our_milliseconds, our_score),
-            &mut paced("onnxruntime f32", 2, 0.5),
-            &mut paced("sluice over grpc", 8, 0.5),
-            &mut paced("onnxruntime int8", 1, 0.25),
-        ];
-        let tracks = interleave(contenders, &requests(&[10, 20]), 3, || {}).unwrap();
-        let [ours, rival_f32, served, rival_int8] = tracks.try_into().unwrap();
-        Tracks { ours, served, rival_f32, rival_int8 }
-    }
-
-    #[test]
-    fn every_case_has_its_rows() {
-        let rows = tracks(0.5, 4).rows("dense/natural");
-        let found: Vec<_> = rows
-            .iter()
-            .map(|row| (row.case.as_str(), row.unit, row.ours.median, row.rival.as_str(), row.ratio.median))
-            .collect();
-        let expected = [
-            ("dense/natural", "documents/s", 125.0, "onnxruntime f32", 0.5),
-            ("dense/natural", "documents/s", 125.0, "onnxruntime int8", 0.25),
-            ("dense/natural/encode", "tokens/s", 2500.0, "onnxruntime f32", 0.5),
-            ("dense/natural/grpc", "documents/s", 62.5, "onnxruntime f32", 0.25),
-        ];
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn other_scores_or_other_work_are_faults() {
-        for (score, faults) in [(0.5, 0), (0.5009, 0), (0.5011, 1), (f32::NAN, 1)] {
-            assert_eq!(tracks(score, 1).faults("case").len(), faults, "{score}");
-        }
-        let mut other = tracks(0.5, 1);
-        other.ours.passes[0].tokens += 1;
-        assert_eq!(other.faults("case"), ["case: 301 tokens in process, and 300 of ONNX Runtime"]);
-    }
 
     #[test]
     fn cases_cover_methods_and_lengths() {

@@ -6,10 +6,15 @@
 //! | scenario | ours beside |
 //! |---|---|
 //! | [`encoder`] | ONNX Runtime |
+//! | [`tokenstore`] | the same vectors sent with every request |
+//! | [`maxsim`] | maxsim-cpu and NumPy |
 
 pub mod encoder;
 pub mod interleave;
 pub mod machine;
+pub mod maxsim;
 pub mod report;
 pub mod rivals;
+pub mod served;
 pub mod texts;
+pub mod tokenstore;

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use sluice_benches::{encoder, machine::Machine, report::Report};
+use sluice_benches::{encoder, machine::Machine, maxsim, report::Report, tokenstore};
 use sluice_inference::HubSettings;
 
 /// Runs a scenario beside its rivals, and prints a table with ratios.
@@ -28,6 +28,10 @@ struct Flags {
 enum Scenario {
     /// Rerank throughput on text, beside ONNX Runtime with the same weights and threads.
     Encoder(EncoderFlags),
+    /// Reranking stored documents by id over gRPC, beside sending their vectors along.
+    Tokenstore(TokenstoreFlags),
+    /// MaxSim over token vectors, beside maxsim-cpu and NumPy.
+    Maxsim(MaxSimFlags),
 }
 
 #[derive(Args)]
@@ -51,11 +55,59 @@ struct EncoderFlags {
     /// Passes over the queries.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
     repeat: usize,
+    /// Seconds for which a server is kept busy while its memory is watched.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    memory_seconds: u64,
+}
+
+#[derive(Args)]
+struct TokenstoreFlags {
+    /// Also write the rows as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Threads for the network, and for the kernel [default: all processors].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    threads: Option<usize>,
+    /// Requests of each kind, one after the other.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = positive)]
+    requests: usize,
+    /// Callers of the closed loop.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive)]
+    callers: usize,
+    /// Seconds of the closed loop.
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = positive)]
+    seconds: usize,
+}
+
+#[derive(Args)]
+struct MaxSimFlags {
+    /// Also write the rows as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Documents at 128 components; at others as many as make as many bytes.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = positive)]
+    documents: usize,
+    /// Token vectors of a document.
+    #[arg(long, value_name = "N", default_value_t = 180, value_parser = positive)]
+    tokens: usize,
+    /// Token vectors of the query.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    query_tokens: usize,
+    /// Threads of the cases with several [default: all processors].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    threads: Option<usize>,
+    /// Passes over the contenders of a case.
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = positive)]
+    repeat: usize,
 }
 
 fn main() -> ExitCode {
-    let Flags { scenario: Scenario::Encoder(flags) } = Flags::parse();
-    match run(&flags) {
+    let result = match Flags::parse().scenario {
+        Scenario::Encoder(flags) => run_encoder(&flags),
+        Scenario::Tokenstore(flags) => run_tokenstore(&flags),
+        Scenario::Maxsim(flags) => run_maxsim(&flags),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(stderr(), "sluice-benches: {error:#}");
@@ -64,7 +116,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(flags: &EncoderFlags) -> anyhow::Result<()> {
+fn run_tokenstore(flags: &TokenstoreFlags) -> anyhow::Result<()> {
+    let machine = machine()?;
+    let threads = flags.threads.unwrap_or(machine.processors.get());
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let options = tokenstore::Options {
+        threads,
+        requests: flags.requests,
+        loop_time: Duration::from_secs(flags.seconds as u64),
+        callers: flags.callers,
+    };
+    finish(&tokenstore::run(&options, &machine)?, flags.json.as_deref())
+}
+
+fn run_encoder(flags: &EncoderFlags) -> anyhow::Result<()> {
     let machine = machine()?;
     let threads = flags.threads.unwrap_or(machine.processors.get());
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
@@ -74,14 +139,28 @@ fn run(flags: &EncoderFlags) -> anyhow::Result<()> {
         documents: flags.documents,
         threads,
         passes: flags.repeat,
+        memory_time: Duration::from_secs(flags.memory_seconds),
     };
-    let report = encoder::run(&options, &machine)?;
-    write!(stdout(), "{report}")?;
-    finish(&report, flags.json.as_deref())
+    finish(&encoder::run(&options, &machine)?, flags.json.as_deref())
 }
 
-/// Keeps the figures, unless they are of wrong answers.
+fn run_maxsim(flags: &MaxSimFlags) -> anyhow::Result<()> {
+    let machine = machine()?;
+    let threads = flags.threads.and_then(NonZero::new).unwrap_or(machine.processors);
+    rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+    let options = maxsim::Options {
+        documents: flags.documents,
+        tokens: flags.tokens,
+        query_tokens: flags.query_tokens,
+        threads,
+        passes: flags.repeat,
+    };
+    finish(&maxsim::run(&options, &machine)?, flags.json.as_deref())
+}
+
+/// Prints the figures, and keeps them unless they are of wrong answers.
 fn finish(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
+    write!(stdout(), "{report}")?;
     if !report.faults.is_empty() {
         bail!("{}", report.faults.join("; "));
     }

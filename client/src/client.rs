@@ -16,7 +16,11 @@ use sluice_proto::{
         EncodeRequest, EncodeResponse, GetModelRequest, ListModelsRequest, Model, TokenizeRequest, TokenizeResponse,
         encode_service_client::EncodeServiceClient, model_service_client::ModelServiceClient,
     },
-    rerank::v1::{RerankManyRequest, RerankRequest, RerankResponse, rerank_service_client::RerankServiceClient},
+    rerank::v1::{
+        CompactRequest, CompactResponse, DeleteRequest, DeleteResponse, ExplainRequest, ExplainResponse, PutRequest,
+        PutResponse, RerankManyRequest, RerankRequest, RerankResponse, StatsRequest, StatsResponse,
+        rerank_service_client::RerankServiceClient, token_store_service_client::TokenStoreServiceClient,
+    },
 };
 use tokio::time::timeout;
 use tonic::{codec::CompressionEncoding, transport::Channel};
@@ -190,6 +194,71 @@ impl Client {
         let opened = deadline.bound(stub.rerank_many(deadline.stamp(requests))).await;
         let answers = opened.map_err(|status| deadline.error(status.as_ref(), &self.connection, 1))?;
         Ok(Answers::new(answers.into_inner(), Arc::clone(&self.connection), deadline))
+    }
+
+    /// Takes late-interaction scores apart. See [`Explain`](crate::Explain) for how to write the request.
+    ///
+    /// # Errors
+    ///
+    /// As [`rerank`](Self::rerank).
+    pub async fn explain(&self, request: impl Into<ExplainRequest>) -> Result<ExplainResponse, ClientError> {
+        let request: ExplainRequest = request.into();
+        unary!(self, RerankServiceClient, explain, request)
+    }
+
+    /// Stores documents' token vectors: all of them, durably, or none. See [`PutTokens`](crate::PutTokens) for how to
+    /// write the request.
+    ///
+    /// It is tried again like any other call, because putting the same documents twice leaves what putting them once
+    /// does. Two calls that put *different* contents under one id have no order unless one waits for the other.
+    ///
+    /// # Errors
+    ///
+    /// As [`rerank`](Self::rerank).
+    pub async fn put_tokens(&self, request: impl Into<PutRequest>) -> Result<PutResponse, ClientError> {
+        let request: PutRequest = request.into();
+        unary!(self, TokenStoreServiceClient, put, request)
+    }
+
+    /// Removes documents from the token store, durably and for every model.
+    ///
+    /// It is tried again like any other call; an attempt whose answer was lost may have removed what the next one then
+    /// does not count.
+    ///
+    /// # Errors
+    ///
+    /// As [`rerank`](Self::rerank).
+    pub async fn delete_tokens<I: Into<String>>(
+        &self,
+        namespace: &str,
+        ids: impl IntoIterator<Item = I>,
+    ) -> Result<DeleteResponse, ClientError> {
+        let ids = ids.into_iter().map(Into::into).collect();
+        let request = DeleteRequest { namespace: namespace.to_owned(), ids };
+        unary!(self, TokenStoreServiceClient, delete, request)
+    }
+
+    /// What the token store holds in a namespace; an empty name is all of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`rerank`](Self::rerank).
+    pub async fn token_stats(&self, namespace: &str) -> Result<StatsResponse, ClientError> {
+        let request = StatsRequest { namespace: namespace.to_owned() };
+        unary!(self, TokenStoreServiceClient, stats, request)
+    }
+
+    /// Gives back the space of what was replaced or deleted in a namespace; an empty name is all of them.
+    ///
+    /// It is tried again like any other call; what an attempt whose answer was lost has given back, the next one does
+    /// not count. Large stores take longer than most calls: see [`with_deadline`](Self::with_deadline).
+    ///
+    /// # Errors
+    ///
+    /// As [`rerank`](Self::rerank).
+    pub async fn compact_tokens(&self, namespace: &str) -> Result<CompactResponse, ClientError> {
+        let request = CompactRequest { namespace: namespace.to_owned() };
+        unary!(self, TokenStoreServiceClient, compact, request)
     }
 
     /// Every model of the server.

@@ -21,8 +21,8 @@
 //! | [`Client`] | how to call a server: every call has a deadline, and the server is told |
 //! | [`retry`] | whether a failed call is tried again, and when |
 //! | [`ClientError`] | what went wrong, decoded from `google.rpc` details |
-//! | [`Rerank`] | how to write a request |
-//! | [`Matrix`] | how to read an embedding |
+//! | [`Rerank`], [`Explain`], [`PutTokens`] | how to write a request |
+//! | [`Matrix`] | how to read an embedding, and how to write one |
 //! | [`table`] | how to show a ranking to a person |
 //! | [`names`] | what an enum value is called on a command line and in JSON |
 //!
@@ -38,6 +38,7 @@ mod request;
 pub mod retry;
 mod stream;
 pub mod table;
+mod tokens;
 
 pub use sluice_proto as proto;
 pub use sluice_proto::{
@@ -46,7 +47,10 @@ pub use sluice_proto::{
         TokenizeResponse,
     },
     rerank::v1::{
-        LongDocument, Method, RerankManyRequest, RerankRequest, RerankResponse, RerankResult, ScoreKind, ScoreUpdate,
+        CollectionStats, CompactResponse, DeleteResponse, DocumentSource, ExplainRequest, ExplainResponse,
+        ExplainedDocument, LongDocument, Method, PartialReason, PutRequest, PutResponse, RerankManyRequest,
+        RerankRequest, RerankResponse, RerankResult, ScoreKind, ScoreUpdate, StatsResponse, StoredTokens, Token,
+        TokenMatch, TokenStorage,
     },
 };
 pub use tonic::Code;
@@ -55,6 +59,7 @@ pub use client::Client;
 pub use embedding::{Matrix, MatrixError};
 pub use error::{ClientError, FieldViolation, Reason, StatusError};
 pub use options::{ClientOptions, Compression};
-pub use request::Rerank;
+pub use request::{Explain, Rerank};
 pub use retry::RetryPolicy;
 pub use stream::{Answer, Answers, Update, Updates};
+pub use tokens::{ContentHash, PutTokens, content_hash};

@@ -4,7 +4,7 @@
 
 use sluice_proto::{
     model::v1::Capability,
-    rerank::v1::{Method, ScoreKind},
+    rerank::v1::{DocumentSource, Method, PartialReason, ScoreKind, TokenStorage},
 };
 
 /// A method as a message carries it. A number that this client does not know is shown as it is.
@@ -17,6 +17,24 @@ pub fn method(value: i32) -> String {
 #[must_use]
 pub fn score_kind(value: i32) -> String {
     name(value, "SCORE_KIND_", ScoreKind::try_from(value).ok().map(|kind| kind.as_str_name()))
+}
+
+/// What a document was scored by, as a message carries it.
+#[must_use]
+pub fn document_source(value: i32) -> String {
+    name(value, "DOCUMENT_SOURCE_", DocumentSource::try_from(value).ok().map(|source| source.as_str_name()))
+}
+
+/// Why an answer is partial, as a message carries it.
+#[must_use]
+pub fn partial_reason(value: i32) -> String {
+    name(value, "PARTIAL_REASON_", PartialReason::try_from(value).ok().map(|reason| reason.as_str_name()))
+}
+
+/// A storage of token vectors as a message carries it.
+#[must_use]
+pub fn token_storage(value: i32) -> String {
+    name(value, "TOKEN_STORAGE_", TokenStorage::try_from(value).ok().map(|storage| storage.as_str_name()))
 }
 
 /// A capability as a message carries it.
@@ -47,6 +65,9 @@ mod tests {
             (score_kind(ScoreKind::Sigmoid as i32), "sigmoid"),
             (capability(Capability::EncodeTokens as i32), "encode_tokens"),
             (capability(-1), "unknown_-1"),
+            (document_source(DocumentSource::TextForStale as i32), "text_for_stale"),
+            (partial_reason(PartialReason::StoredDocumentUnavailable as i32), "stored_document_unavailable"),
+            (token_storage(TokenStorage::Int8 as i32), "int8"),
         ];
         for (found, expected) in cases {
             assert_eq!(found, expected);

@@ -1,10 +1,97 @@
-//! How to write a request.
+//! How to write a request to have documents scored.
 
 use std::time::Duration;
 
-use sluice_proto::rerank::v1::{
-    Document, LongDocument, Method, Query, RerankManyRequest, RerankRequest, ScoreKind, document, query,
+use sluice_proto::{
+    model::v1::Embedding,
+    rerank::v1::{
+        Document, ExplainRequest, LongDocument, Method, Query, RerankManyRequest, RerankRequest, ScoreKind,
+        StoredDocument, document, query,
+    },
 };
+
+use crate::ContentHash;
+
+/// What both requests say: a model, a query and documents. They share no type on the wire.
+macro_rules! query_and_documents {
+    () => {
+        /// Sets the query, e.g. of a default request that others are cloned from.
+        #[must_use]
+        pub fn query(mut self, text: impl Into<String>) -> Self {
+            self.0.query = Some(Query { content: Some(query::Content::Text(text.into())) });
+            self
+        }
+
+        /// Sets the query to token vectors, one row per token: late interaction only.
+        /// [`Matrix::to_embedding`](crate::Matrix::to_embedding) makes them.
+        #[must_use]
+        pub fn query_embedding(mut self, vectors: Embedding) -> Self {
+            self.0.query = Some(Query { content: Some(query::Content::Embedding(vectors)) });
+            self
+        }
+
+        /// Adds a candidate. `id` comes back with its result, and may be empty.
+        #[must_use]
+        pub fn document(self, id: impl Into<String>, text: impl Into<String>) -> Self {
+            self.with(id.into(), document::Content::Text(text.into()))
+        }
+
+        /// Adds candidates, each an id and a text.
+        #[must_use]
+        pub fn documents<I, T>(self, documents: impl IntoIterator<Item = (I, T)>) -> Self
+        where
+            I: Into<String>,
+            T: Into<String>,
+        {
+            documents.into_iter().fold(self, |request, (id, text)| request.document(id, text))
+        }
+
+        /// Adds a candidate as token vectors, one row per token: late interaction only.
+        /// [`Matrix::to_embedding`](crate::Matrix::to_embedding) makes them.
+        #[must_use]
+        pub fn embedding(self, id: impl Into<String>, vectors: Embedding) -> Self {
+            self.with(id.into(), document::Content::Embedding(vectors))
+        }
+
+        /// Adds a candidate that the server's token store holds, whatever its text was: late interaction only. One that
+        /// it does not hold is left unscored.
+        #[must_use]
+        pub fn stored(self, id: impl Into<String>, namespace: impl Into<String>) -> Self {
+            let stored = StoredDocument { namespace: namespace.into(), ..StoredDocument::default() };
+            self.with(id.into(), document::Content::Stored(stored))
+        }
+
+        /// Adds a candidate that the token store holds, made from the text with this [hash](crate::content_hash). One
+        /// that it does not hold, or made from another text, is left unscored.
+        #[must_use]
+        pub fn stored_as(self, id: impl Into<String>, namespace: impl Into<String>, hash: ContentHash) -> Self {
+            let stored = StoredDocument { namespace: namespace.into(), content_hash: hash.to_vec(), text: None };
+            self.with(id.into(), document::Content::Stored(stored))
+        }
+
+        /// Adds a candidate that the token store holds, made from `text`. One that it does not hold, or made from
+        /// another text, is encoded from `text`, and its result says so.
+        #[must_use]
+        pub fn stored_or(self, id: impl Into<String>, namespace: impl Into<String>, text: impl Into<String>) -> Self {
+            // Without a hash the server takes that of the text.
+            let stored =
+                StoredDocument { namespace: namespace.into(), text: Some(text.into()), ..StoredDocument::default() };
+            self.with(id.into(), document::Content::Stored(stored))
+        }
+
+        /// Asks for a model by name; without, the server's default model answers.
+        #[must_use]
+        pub fn model(mut self, name: impl Into<String>) -> Self {
+            self.0.model = name.into();
+            self
+        }
+
+        fn with(mut self, id: String, content: document::Content) -> Self {
+            self.0.documents.push(Document { id, content: Some(content) });
+            self
+        }
+    };
+}
 
 /// Writes a [`RerankRequest`]: a query, its documents, and what differs from the server's defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -17,37 +104,7 @@ impl Rerank {
         Self::default().query(query)
     }
 
-    /// Sets the query, e.g. of a default request that others are cloned from.
-    #[must_use]
-    pub fn query(mut self, text: impl Into<String>) -> Self {
-        self.0.query = Some(Query { content: Some(query::Content::Text(text.into())) });
-        self
-    }
-
-    /// Adds a candidate. `id` comes back with its result, and may be empty.
-    #[must_use]
-    pub fn document(mut self, id: impl Into<String>, text: impl Into<String>) -> Self {
-        let content = document::Content::Text(text.into());
-        self.0.documents.push(Document { id: id.into(), content: Some(content) });
-        self
-    }
-
-    /// Adds candidates, each an id and a text.
-    #[must_use]
-    pub fn documents<I, T>(self, documents: impl IntoIterator<Item = (I, T)>) -> Self
-    where
-        I: Into<String>,
-        T: Into<String>,
-    {
-        documents.into_iter().fold(self, |request, (id, text)| request.document(id, text))
-    }
-
-    /// Asks for a model by name; without, the server's default model answers.
-    #[must_use]
-    pub fn model(mut self, name: impl Into<String>) -> Self {
-        self.0.model = name.into();
-        self
-    }
+    query_and_documents!();
 
     /// How to score; without, what the model is made for.
     #[must_use]
@@ -111,8 +168,30 @@ impl Rerank {
     }
 }
 
+/// Writes an [`ExplainRequest`]: a query and the documents whose late-interaction scores are to be taken apart.
+///
+/// The text of a [stored](Self::stored_or) document lets the answer name its tokens.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Explain(ExplainRequest);
+
+impl Explain {
+    /// A request to explain documents' scores against `query`.
+    #[must_use]
+    pub fn new(query: impl Into<String>) -> Self {
+        Self::default().query(query)
+    }
+
+    query_and_documents!();
+}
+
 impl From<Rerank> for RerankRequest {
     fn from(request: Rerank) -> Self {
+        request.0
+    }
+}
+
+impl From<Explain> for ExplainRequest {
+    fn from(request: Explain) -> Self {
         request.0
     }
 }
@@ -162,6 +241,45 @@ mod tests {
             ..bare
         };
         assert_eq!(RerankRequest::from(full), expected);
+    }
+
+    #[test]
+    fn vectors_and_stored_documents_in_both_requests() {
+        let vectors = Embedding { data: vec![0; 8].into(), dtype: 1, rows: 1, dim: 2, scales: Vec::new().into() };
+        let hash = [7; 32];
+        let stored = |content_hash: &[u8], text: Option<&str>| {
+            Some(document::Content::Stored(StoredDocument {
+                namespace: "n".into(),
+                content_hash: content_hash.to_vec(),
+                text: text.map(str::to_owned),
+            }))
+        };
+        let query = Some(Query { content: Some(query::Content::Embedding(vectors.clone())) });
+        let documents = [
+            ("a", Some(document::Content::Embedding(vectors.clone()))),
+            ("b", stored(&[], None)),
+            ("c", stored(&hash, None)),
+            ("d", stored(&[], Some("text"))),
+            ("e", text("plain")),
+        ];
+        let documents = documents.map(|(id, content)| Document { id: id.into(), content }).to_vec();
+
+        macro_rules! written {
+            ($request:expr) => {
+                $request
+                    .query_embedding(vectors.clone())
+                    .embedding("a", vectors.clone())
+                    .stored("b", "n")
+                    .stored_as("c", "n", hash)
+                    .stored_or("d", "n", "text")
+                    .document("e", "plain")
+                    .model("m")
+            };
+        }
+        let expected = ExplainRequest { model: "m".into(), query: query.clone(), documents: documents.clone() };
+        assert_eq!(ExplainRequest::from(written!(Explain::new("replaced"))), expected);
+        let expected = RerankRequest { model: "m".into(), query, documents, ..RerankRequest::default() };
+        assert_eq!(RerankRequest::from(written!(Rerank::default())), expected);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! When a failed call is tried again: a decision, with neither clock nor channel in it.
 //!
 //! Two failures are: `UNAVAILABLE`, which a broken connection counts as, because every call of ours
-//! may be repeated without harm; and `RESOURCE_EXHAUSTED` where the server says when to come back,
+//! may be repeated without harm (writes to the token store too: what a repeated put stores, and what a repeated delete
+//! removes, is the same); and `RESOURCE_EXHAUSTED` where the server says when to come back,
 //! as Sluice does. Without that word it may as well mean a message above its size limit, which the
 //! next attempt would be too.
 //!

@@ -1,7 +1,9 @@
 //! Tables for people.
 
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
-use sluice_proto::rerank::v1::RerankResponse;
+use sluice_proto::rerank::v1::{DocumentSource, RerankResponse, RerankResult};
+
+use crate::names;
 
 /// Width of a table where there is no terminal to ask, in columns.
 pub const WIDTH_DEFAULT: usize = 120;
@@ -13,28 +15,38 @@ const ID_WIDTH_MAX: u16 = 24;
 /// `texts` are the request's documents in its order; a text that the answer brings along goes
 /// before them. What does not fit into `width` columns is shortened, and control characters are
 /// shown as spaces, so that no document can write to the terminal. The id column is left out where
-/// no document has an id. No line break ends the last line.
+/// no document has an id. Where something else than the documents' texts was scored, a column says
+/// what, and the text column is left out if no text is known. No line break ends the last line.
 #[must_use]
 pub fn ranking<T: AsRef<str>>(response: &RerankResponse, texts: &[T], width: usize) -> String {
+    let given = |result: &RerankResult| texts.get(result.index as usize).map(AsRef::as_ref);
     let with_ids = response.results.iter().any(|result| !result.id.is_empty());
+    let plain_source = |source| matches!(source, DocumentSource::Text | DocumentSource::Unspecified);
+    let with_sources = response.results.iter().any(|result| !plain_source(result.source()));
+    let known = |result| given(result).is_some_and(|text| !text.is_empty()) || result.text.is_some();
+    let with_texts = !with_sources || response.results.iter().any(known);
+
     let mut table = plain(width);
-    let id = with_ids.then(|| Cell::new("id"));
-    table.set_header([right("#".into()), right("score".into())].into_iter().chain(id).chain([Cell::new("text")]));
+    let columns = [("#", true), ("score", true), ("id", with_ids), ("source", with_sources), ("text", with_texts)];
+    table.set_header(columns.iter().filter(|(_, shown)| *shown).map(|(name, _)| match *name {
+        "#" | "score" => right((*name).into()),
+        name => Cell::new(name),
+    }));
     for (rank, result) in (1..).zip(&response.results) {
-        let given = || texts.get(result.index as usize).map(AsRef::as_ref);
-        let text = result.text.as_deref().or_else(given).unwrap_or_default();
-        let mut cells = vec![right(format!("{rank}")), right(format!("{:.4}", result.score))];
-        if with_ids {
-            cells.push(Cell::new(one_line(&result.id, width)));
-        }
-        cells.push(Cell::new(one_line(text, width)));
+        let text = result.text.as_deref().or_else(|| given(result)).unwrap_or_default();
+        let score = if result.unscored { "unscored".to_owned() } else { format!("{:.4}", result.score) };
+        let mut cells = vec![right(format!("{rank}")), right(score)];
+        cells.extend(with_ids.then(|| Cell::new_owned(one_line(&result.id, width))));
+        cells.extend(with_sources.then(|| Cell::new_owned(names::document_source(result.source))));
+        cells.extend(with_texts.then(|| Cell::new_owned(one_line(text, width))));
         let mut row = Row::from(cells);
         row.max_height(1);
         table.add_row(row);
     }
     let id_width = ColumnConstraint::UpperBoundary(Width::Fixed(ID_WIDTH_MAX));
-    let widths = [ColumnConstraint::ContentWidth, ColumnConstraint::ContentWidth];
-    table.set_constraints(widths.into_iter().chain(with_ids.then_some(id_width)));
+    let own_width = [ColumnConstraint::ContentWidth; 2].into_iter();
+    let widths = own_width.chain(with_ids.then_some(id_width));
+    table.set_constraints(widths.chain(with_sources.then_some(ColumnConstraint::ContentWidth)));
     table.to_string()
 }
 
@@ -147,6 +159,25 @@ mod tests {
         assert_eq!(rows[1], ["", "1", "1.0000", "", ""]);
         assert_eq!(rows[2], ["", "2", "NaN", "from the answer", ""]);
         assert_eq!(trimmed(&ranking(&response(&[]), &[""; 0], 80)).len(), 1);
+    }
+
+    #[test]
+    fn sources_are_told_where_they_are_not_the_texts() {
+        let mut answer = response(&[(1, "b", 0.5), (0, "a", f32::NEG_INFINITY)]);
+        answer.results[0].set_source(DocumentSource::Stored);
+        answer.results[1].set_source(DocumentSource::NoneMissing);
+        answer.results[1].unscored = true;
+        let expected = "\
+┌───┬──────────┬────┬──────────────┐
+│ # ┆    score ┆ id ┆ source       │
+╞═══╪══════════╪════╪══════════════╡
+│ 1 ┆   0.5000 ┆ b  ┆ stored       │
+│ 2 ┆ unscored ┆ a  ┆ none_missing │
+└───┴──────────┴────┴──────────────┘";
+        let found = ranking(&answer, &["", ""], 100);
+        assert_eq!(found, expected, "{found}");
+        let rows = trimmed(&ranking(&answer, &["", "its text"], 100));
+        assert_eq!(rows[1], ["", "1", "0.5000", "b", "stored", "its text", ""]);
     }
 
     #[test]

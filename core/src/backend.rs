@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::batch::{PackedBatch, TokenMatrix};
+use crate::batch::{Alignment, PackedBatch, TokenMatrix};
 
 /// How much a backend takes at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum BatchOutput {
     TokenMatrices(Vec<TokenMatrix>),
     /// One pooled vector per sequence.
     DenseVectors(Vec<Vec<f32>>),
+    /// The score of each sequence, taken apart.
+    Alignments(Vec<Alignment>),
 }
 
 impl BatchOutput {
@@ -34,6 +36,7 @@ impl BatchOutput {
             Self::Scores(scores) => scores.len(),
             Self::TokenMatrices(matrices) => matrices.len(),
             Self::DenseVectors(vectors) => vectors.len(),
+            Self::Alignments(alignments) => alignments.len(),
         }
     }
 
@@ -42,6 +45,21 @@ impl BatchOutput {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Documents' vectors that a device keeps in its memory. The first three only grow while the device is not lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceCache {
+    /// Comparisons whose document was there.
+    pub hits: u64,
+    /// Those whose document was not.
+    pub misses: u64,
+    /// Documents that made room for others.
+    pub evictions: u64,
+    /// Documents that are there.
+    pub documents: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
 }
 
 /// A batch that was submitted; collected once, in order of submission.
@@ -71,6 +89,11 @@ pub trait Backend: Send {
     /// Tokens that go through the model for `batch`, padding included. A packed backend computes none.
     fn computed_tokens(&self, batch: &PackedBatch) -> usize {
         batch.total_tokens()
+    }
+
+    /// What the device has kept of documents' vectors so far; `None` if it keeps none.
+    fn device_cache(&self) -> Option<DeviceCache> {
+        None
     }
 
     /// Rebuilds what a lost device took along.

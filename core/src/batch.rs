@@ -1,6 +1,11 @@
 //! Packed batches: sequences end to end, no padding.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use half::f16;
 
 use crate::{Lane, UnitId};
 
@@ -27,6 +32,12 @@ impl TokenMatrix {
 pub struct QueryVectors(OnceLock<TokenMatrix>);
 
 impl QueryVectors {
+    /// Vectors that are known from the start.
+    #[must_use]
+    pub fn known(vectors: TokenMatrix) -> Self {
+        Self(OnceLock::from(vectors))
+    }
+
     /// The vectors, once they are known.
     #[must_use]
     pub fn get(&self) -> Option<&TokenMatrix> {
@@ -39,6 +50,68 @@ impl QueryVectors {
     }
 }
 
+/// Token vectors of a document that need no model: made by the caller, or kept from earlier.
+pub trait TokenVectors: fmt::Debug + Send + Sync {
+    /// Components of a row; at least 1.
+    fn dim(&self) -> usize;
+    /// Number of token vectors.
+    fn rows(&self) -> usize;
+    /// The vectors, where they lie.
+    fn components(&self) -> Components<'_>;
+    /// A number that no other vectors have while the process lives: a device may keep them under it. `None` for vectors
+    /// that nobody will ask for again.
+    fn key(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Row-major token vectors, `[rows, dim]`, in one of the ways of keeping them.
+#[derive(Clone, Copy, Debug)]
+pub enum Components<'a> {
+    /// Each component as it is.
+    F32(&'a [f32]),
+    /// Each component rounded.
+    F16(&'a [f16]),
+    /// Codes offset by 128; a component is `(code − 128)` times its row's scale.
+    Int8 {
+        /// `rows × dim`.
+        codes: &'a [u8],
+        /// `rows`.
+        scales: &'a [f32],
+    },
+    /// A bit per component, rows padded to whole bytes: `+1` where it is set, else `−1`.
+    Binary(&'a [u8]),
+}
+
+/// A document whose vectors are there already, and what it is compared with.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The query's vectors; known when the unit is computed.
+    pub query: Arc<QueryVectors>,
+    /// The document's.
+    pub document: Arc<dyn TokenVectors>,
+    /// What the comparison costs, in tokens that would take the model as long; at least 1.
+    pub cost: u32,
+}
+
+/// Which document token a query token matched best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenMatch {
+    /// Row of the document: the first of those with the largest dot product. `None` if the document has no rows.
+    pub document_token: Option<u32>,
+    /// That dot product.
+    pub similarity: f32,
+}
+
+/// A late-interaction score, taken apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alignment {
+    /// Their sum.
+    pub score: f32,
+    /// One per query row, in order.
+    pub matches: Vec<TokenMatch>,
+}
+
 /// What a sequence is to its batch.
 #[derive(Clone, Debug)]
 pub enum Role {
@@ -48,12 +121,14 @@ pub enum Role {
     Query(Arc<QueryVectors>),
     /// A document of a late-interaction request, scored against those vectors.
     Document(Arc<QueryVectors>),
+    /// The same without a sequence: its vectors are there already.
+    Compared(Comparison),
 }
 
 /// One sequence, ready to compute.
 #[derive(Clone, Debug)]
 pub struct Sequence {
-    /// Vocabulary ids, special tokens included; never empty.
+    /// Vocabulary ids, special tokens included; empty for [`Role::Compared`] alone.
     pub input_ids: Vec<u32>,
     /// Position from which the token type is 1 (the second text of a pair); the length if none.
     pub second_segment_start: u32,
@@ -68,11 +143,27 @@ impl Sequence {
         let second_segment_start = u32::try_from(input_ids.len()).unwrap_or(u32::MAX);
         Self { input_ids, second_segment_start, role }
     }
+
+    /// A document that brings its vectors instead of a text.
+    #[must_use]
+    pub fn compared(comparison: Comparison) -> Self {
+        Self { input_ids: Vec::new(), second_segment_start: 0, role: Role::Compared(comparison) }
+    }
+
+    /// What it costs to compute: its tokens, or the comparison's own cost.
+    #[must_use]
+    pub fn cost(&self) -> u32 {
+        match &self.role {
+            Role::Compared(comparison) => comparison.cost,
+            Role::Plain | Role::Query(_) | Role::Document(_) => u32::try_from(self.input_ids.len()).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// Sequences of one lane, end to end.
 ///
-/// Invariants, kept by [`PackedBatch::push`]: `cu_seqlens[0] = 0`, it grows strictly,
+/// Invariants, kept by [`PackedBatch::push`]: `cu_seqlens[0] = 0`, it grows with every sequence but a
+/// [compared](Role::Compared) one, which has no tokens here,
 /// `cu_seqlens.len() = units.len() + 1 = roles.len() + 1`, and its last entry is
 /// `input_ids.len() = token_type_ids.len()`.
 #[derive(Clone, Debug)]
@@ -104,9 +195,10 @@ impl PackedBatch {
     /// Appends one sequence.
     ///
     /// # Panics
-    /// If the sequence is empty: a unit's cost is at least one token, so this is a bug of the caller.
+    /// If a sequence that is to be encoded is empty: a unit's cost is at least one token, so this is a bug of the caller.
     pub fn push(&mut self, unit: UnitId, sequence: &Sequence) {
-        assert!(!sequence.input_ids.is_empty(), "empty sequence {unit:?}");
+        let compared = matches!(sequence.role, Role::Compared(_));
+        assert!(compared || !sequence.input_ids.is_empty(), "empty sequence {unit:?}");
         self.units.push(unit);
         self.input_ids.extend_from_slice(&sequence.input_ids);
         self.token_type_ids

@@ -30,6 +30,10 @@ pub enum Operation {
     LateInteraction,
     /// The classification head's logit of a pair.
     CrossEncode,
+    /// Each document's MaxSim against its query, from token vectors that are there already.
+    MaxSim,
+    /// The same, and which document token each query token matched.
+    Align,
 }
 
 impl Operation {
@@ -41,6 +45,8 @@ impl Operation {
             Self::EncodeDense => "encode_dense",
             Self::LateInteraction => "late_interaction",
             Self::CrossEncode => "cross_encode",
+            Self::MaxSim => "maxsim",
+            Self::Align => "align",
         }
     }
 }
@@ -61,7 +67,7 @@ pub struct Unit {
     pub id: UnitId,
     /// Whom it can share a batch with.
     pub lane: Lane,
-    /// Its cost: tokens of the sequence, special ones included; at least 1.
+    /// Its cost: tokens of the sequence, special ones included, or what takes as long as so many; at least 1.
     pub tokens: u32,
     /// From then on nobody wants the result.
     pub deadline: Time,

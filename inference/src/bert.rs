@@ -2,7 +2,8 @@
 //!
 //! Every matrix product is over all tokens of a part of the batch at once, and attention is per sequence: no padding
 //! is computed. candle multiplies; everything between the products is a kernel of ours that works in place on a
-//! tensor's memory, because candle's own element-wise operations are scalar and allocate.
+//! tensor's memory, because candle's own element-wise operations are scalar and allocate. It is the second opinion on
+//! [`crate::cpu_encoder`]'s products and on its division of the work.
 //!
 //! A batch is computed in parts of whole sequences, side by side, so that all cores are busy with what a matrix product
 //! does not cover, and scratch memory is bounded by the cores and not by the batch: a part of 2048 tokens with an
@@ -12,7 +13,6 @@
 //! each token of its sequence in attention: 21 MFLOP and 9 kFLOP for MiniLM-L6.
 
 mod ops;
-mod weights;
 
 use std::{ops::Range, path::Path};
 
@@ -20,13 +20,17 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use sluice_core::batch::PackedBatch;
 use sluice_kernels::{
+    Isa,
     activation::{add_bias, bias_activation},
-    layer_norm::{LayerNorm, layer_norm},
+    layer_norm::layer_norm,
 };
 
-use crate::{folder::BertConfig, load_error::LoadError};
+use crate::{
+    bert_weights::{BertFile, Embeddings, HeadWeights, LayerWeights, LinearWeights, Norm, OutOfRange, check_tokens},
+    folder::BertConfig,
+    load_error::LoadError,
+};
 use ops::{AttentionOp, in_place, with_values};
-use weights::{Weights, read_weights};
 
 /// Tokens of a part, unless a single sequence is longer. Parts of 512 took a tenth more CPU time on 2 cores: candle
 /// divides each product among the cores once more.
@@ -38,8 +42,8 @@ const PART_TOKENS_MIN: usize = 128;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BertError {
     /// A token that the embeddings lack.
-    #[error("{what} {found} of a token is not below {limit}")]
-    OutOfRange { what: &'static str, found: u32, limit: u32 },
+    #[error(transparent)]
+    Token(#[from] OutOfRange),
     /// Asked of a model without a head.
     #[error("the model has no classification head")]
     NoHead,
@@ -55,14 +59,6 @@ pub(crate) struct Bert {
     layers: Vec<Layer>,
     head: Option<Head>,
     parameters: u64,
-}
-
-/// Tables of `hidden` columns.
-struct Embeddings {
-    words: Vec<f32>,
-    positions: Vec<f32>,
-    token_types: Vec<f32>,
-    norm: Norm,
 }
 
 struct Layer {
@@ -82,11 +78,6 @@ struct Linear {
     bias: Vec<f32>,
 }
 
-struct Norm {
-    gamma: Vec<f32>,
-    beta: Vec<f32>,
-}
-
 /// logit = classifier · tanh(pooler(h)) + bias, for the vector h of the first token.
 struct Head {
     pooler: Linear,
@@ -104,19 +95,14 @@ impl Bert {
         with_head: bool,
     ) -> Result<Self, LoadError> {
         let bytes = crate::folder::read_file(path)?;
-        let weights = read_weights(path, &bytes)?;
-        let (hidden, rows) = (config.hidden_size as usize, |count: u32| count as usize);
-        let embeddings = Embeddings {
-            words: weights.encoder("embeddings.word_embeddings.weight", &[rows(config.vocab_size), hidden])?,
-            positions: weights
-                .encoder("embeddings.position_embeddings.weight", &[rows(config.max_positions), hidden])?,
-            token_types: weights
-                .encoder("embeddings.token_type_embeddings.weight", &[rows(config.type_vocab_size), hidden])?,
-            norm: Norm::load(&weights, "embeddings.LayerNorm", hidden)?,
-        };
-        let layers = (0..config.num_layers).map(|i| Layer::load(&weights, i, config)).collect::<Result<_, _>>()?;
-        let head = if with_head { Some(Head::load(&weights, config_path, hidden)?) } else { None };
-        Ok(Self { config: config.clone(), embeddings, layers, head, parameters: weights.parameters() })
+        let file = BertFile::read(path, &bytes, config)?;
+        let embeddings = file.embeddings()?;
+        let layers = (0..config.num_layers)
+            .map(|i| Layer::of(file.layer(i)?).map_err(|error| file.fault(error.to_string())))
+            .collect::<Result<_, _>>()?;
+        let head = if with_head { Some(file.head(config_path)?) } else { None };
+        let head = head.map(Head::of).transpose().map_err(|error| file.fault(error.to_string()))?;
+        Ok(Self { config: config.clone(), embeddings, layers, head, parameters: file.parameters() })
     }
 
     /// Numbers stored in the weights file.
@@ -131,7 +117,7 @@ impl Bert {
 
     /// The last hidden state of every token of a batch, `[total_tokens, hidden]`.
     pub(crate) fn encode(&self, batch: &PackedBatch) -> Result<Vec<f32>, BertError> {
-        self.check(batch)?;
+        check_tokens(&self.config, batch)?;
         let share = batch.total_tokens().div_ceil(rayon::current_num_threads());
         let parts = parts(batch.cu_seqlens(), share.clamp(PART_TOKENS_MIN, PART_TOKENS_MAX));
         let parts: Vec<Tensor> =
@@ -163,18 +149,6 @@ impl Bert {
         })?)
     }
 
-    /// Every id, type and position must have its row.
-    fn check(&self, batch: &PackedBatch) -> Result<(), BertError> {
-        let below = |what, largest: Option<u32>, limit| match largest {
-            Some(found) if found >= limit => Err(BertError::OutOfRange { what, found, limit }),
-            _ => Ok(()),
-        };
-        below("id", batch.input_ids().iter().copied().max(), self.config.vocab_size)?;
-        below("type", batch.token_type_ids().iter().copied().max(), self.config.type_vocab_size)?;
-        let last_position = u32::try_from(batch.max_seqlen()).unwrap_or(u32::MAX).saturating_sub(1);
-        below("position", Some(last_position), self.config.max_positions)
-    }
-
     /// The hidden state of some whole sequences.
     fn encode_part(&self, batch: &PackedBatch, sequences: Range<usize>) -> Result<Tensor, BertError> {
         let cu_seqlens = &batch.cu_seqlens()[sequences.start..=sequences.end];
@@ -193,68 +167,54 @@ impl Bert {
     /// Sums of the three embeddings, normalised.
     fn embed(&self, input_ids: &[u32], token_type_ids: &[u32], cu_seqlens: &[u32]) -> Result<Tensor, BertError> {
         let dim = self.hidden_size();
-        let row = |index: u32| index as usize * dim..(index as usize + 1) * dim;
         let positions = cu_seqlens.windows(2).flat_map(|pair| 0..pair[1] - pair[0]);
-        let Embeddings { words, positions: table, token_types, norm } = &self.embeddings;
-        let mut x = Vec::with_capacity(input_ids.len() * dim);
-        for ((&id, &token_type), position) in input_ids.iter().zip(token_type_ids).zip(positions) {
-            let rows = words[row(id)].iter().zip(&table[row(position)]);
-            let rows = rows.zip(&token_types[row(token_type)]);
-            x.extend(rows.map(|((word, position), token_type)| word + position + token_type));
+        let mut x = vec![0.0; input_ids.len() * dim];
+        let tokens = input_ids.iter().zip(token_type_ids).zip(positions);
+        for (out, ((&id, &token_type), position)) in x.chunks_exact_mut(dim).zip(tokens) {
+            self.embeddings.sum(id, position, token_type, out);
         }
-        layer_norm(norm.args(&[], &[], &self.config), &mut x).map_err(candle_core::Error::wrap)?;
+        layer_norm(Isa::best(), self.embeddings.norm.args(&[], &[]), &mut x).map_err(candle_core::Error::wrap)?;
         Ok(matrix(x, dim)?)
     }
 }
 
 impl Layer {
-    fn load(weights: &Weights<'_>, index: u32, config: &BertConfig) -> Result<Self, LoadError> {
-        let (hidden, intermediate) = (config.hidden_size as usize, config.intermediate_size as usize);
-        let linear =
-            |name: &str, from, to| Linear::load(weights, &[&format!("encoder.layer.{index}.{name}")], from, to);
-        let norm = |name: &str| Norm::load(weights, &format!("encoder.layer.{index}.{name}.LayerNorm"), hidden);
-        let qkv = ["query", "key", "value"].map(|name| format!("encoder.layer.{index}.attention.self.{name}"));
+    fn of(weights: LayerWeights) -> candle_core::Result<Self> {
         Ok(Self {
-            qkv: Linear::load(weights, &qkv.each_ref().map(String::as_str), hidden, hidden)?,
-            attention_output: linear("attention.output.dense", hidden, hidden)?,
-            attention_norm: norm("attention.output")?,
-            intermediate: linear("intermediate.dense", hidden, intermediate)?,
-            output: linear("output.dense", intermediate, hidden)?,
-            output_norm: norm("output")?,
+            qkv: Linear::of(weights.qkv)?,
+            attention_output: Linear::of(weights.attention_output)?,
+            attention_norm: weights.attention_norm,
+            intermediate: Linear::of(weights.intermediate)?,
+            output: Linear::of(weights.output)?,
+            output_norm: weights.output_norm,
         })
     }
 
     fn forward(&self, x: &Tensor, attention: &AttentionOp, config: &BertConfig) -> candle_core::Result<Tensor> {
         let qkv = self.qkv.forward(x)?;
-        in_place("add_bias", &qkv, |qkv| add_bias(qkv, &self.qkv.bias))?;
+        in_place("add_bias", &qkv, |qkv| add_bias(Isa::best(), qkv, &self.qkv.bias))?;
         let attended = self.attention_output.forward(&qkv.apply_op1_no_bwd(attention)?)?;
-        let attended = self.attention_norm.forward(attended, &self.attention_output.bias, x, config)?;
+        let attended = normalized(&self.attention_norm, attended, &self.attention_output.bias, x)?;
 
         let intermediate = self.intermediate.forward(&attended)?;
-        in_place("bias_activation", &intermediate, |x| bias_activation(x, &self.intermediate.bias, config.activation))?;
+        in_place("bias_activation", &intermediate, |x| {
+            bias_activation(Isa::best(), x, &self.intermediate.bias, config.activation)
+        })?;
         let output = self.output.forward(&intermediate)?;
-        self.output_norm.forward(output, &self.output.bias, &attended, config)
+        normalized(&self.output_norm, output, &self.output.bias, &attended)
     }
 }
 
 impl Linear {
-    /// Linear layers side by side: the columns of the second follow those of the first.
-    fn load(weights: &Weights<'_>, names: &[&str], from: usize, to: usize) -> Result<Self, LoadError> {
-        let (mut rows, mut bias) = (Vec::new(), Vec::new());
-        for name in names {
-            rows.extend(weights.encoder(&format!("{name}.weight"), &[to, from])?);
-            bias.extend(weights.encoder(&format!("{name}.bias"), &[to])?);
-        }
-        // Sizes are those of tensors that are there: from here on they can be trusted.
+    fn of(LinearWeights { weight, bias, inputs }: LinearWeights) -> candle_core::Result<Self> {
         let columns = bias.len();
-        let mut transposed = vec![0.0; rows.len()];
-        for (column, row) in rows.chunks_exact(from).enumerate() {
+        let mut transposed = vec![0.0; weight.len()];
+        for (column, row) in weight.chunks_exact(inputs).enumerate() {
             for (k, &x) in row.iter().enumerate() {
                 transposed[k * columns + column] = x;
             }
         }
-        let weight = matrix(transposed, columns).map_err(|error| weights.parse_error(error.to_string()))?;
-        Ok(Self { weight, bias })
+        Ok(Self { weight: matrix(transposed, columns)?, bias })
     }
 
     /// x·W, `[tokens, out]`: whoever comes next adds the bias in the same pass.
@@ -263,41 +223,17 @@ impl Linear {
     }
 }
 
-impl Norm {
-    fn load(weights: &Weights<'_>, name: &str, dim: usize) -> Result<Self, LoadError> {
-        // Checkpoints that came from TensorFlow kept its names.
-        let [gamma, beta] = if weights.has(&format!("{name}.gamma")) { ["gamma", "beta"] } else { ["weight", "bias"] };
-        Ok(Self {
-            gamma: weights.encoder(&format!("{name}.{gamma}"), &[dim])?,
-            beta: weights.encoder(&format!("{name}.{beta}"), &[dim])?,
-        })
-    }
-
-    /// The norm of x + bias + residual, in x's memory.
-    fn forward(&self, x: Tensor, bias: &[f32], residual: &Tensor, config: &BertConfig) -> candle_core::Result<Tensor> {
-        with_values(residual, |residual| {
-            in_place("layer_norm", &x, |x| layer_norm(self.args(bias, residual, config), x))
-        })??;
-        Ok(x)
-    }
-
-    fn args<'a>(&'a self, bias: &'a [f32], residual: &'a [f32], config: &BertConfig) -> LayerNorm<'a> {
-        LayerNorm { bias, residual, gamma: &self.gamma, beta: &self.beta, epsilon: config.layer_norm_epsilon }
-    }
+/// The norm of x + bias + residual, in x's memory.
+fn normalized(norm: &Norm, x: Tensor, bias: &[f32], residual: &Tensor) -> candle_core::Result<Tensor> {
+    with_values(residual, |residual| {
+        in_place("layer_norm", &x, |x| layer_norm(Isa::best(), norm.args(bias, residual), x))
+    })??;
+    Ok(x)
 }
 
 impl Head {
-    fn load(weights: &Weights<'_>, config_path: &Path, hidden: usize) -> Result<Self, LoadError> {
-        if let Some(&[found, _]) = weights.shape("classifier.weight").as_deref()
-            && found != 1
-        {
-            return Err(LoadError::Labels { path: config_path.into(), found });
-        }
-        Ok(Self {
-            pooler: Linear::load(weights, &["pooler.dense"], hidden, hidden)?,
-            classifier: weights.top("classifier.weight", &[1, hidden])?,
-            bias: weights.top("classifier.bias", &[1])?[0],
-        })
+    fn of(HeadWeights { pooler, classifier, bias }: HeadWeights) -> candle_core::Result<Self> {
+        Ok(Self { pooler: Linear::of(pooler)?, classifier, bias })
     }
 }
 

@@ -8,14 +8,16 @@ use sluice_core::{
     batch::{PackedBatch, QueryVectors, Role, TokenMatrix},
 };
 use sluice_kernels::{
+    Isa,
     maxsim::{MaxSim, maxsim},
     normalize::normalize,
     pool::{Pool, Pooling, pool},
+    tokens::Tokens,
 };
 
 use crate::{
     bert::Bert,
-    submitted::{Submitted, check_limits},
+    submitted::{Submitted, check_limits, no_vectors_here},
 };
 
 /// Keeps a batch in `submit` and computes it in `collect`: main memory overlaps nothing.
@@ -36,7 +38,7 @@ impl CandleBackend {
         let dim = self.bert.hidden_size();
         match batch.lane().operation {
             Operation::EncodeTokens => {
-                normalize(&mut hidden, dim).map_err(failed)?;
+                normalize(Isa::best(), &mut hidden, dim).map_err(failed)?;
                 let matrices = batch.ranges().map(|range| token_matrix(&hidden, dim, range)).collect();
                 Ok(BatchOutput::TokenMatrices(matrices))
             }
@@ -44,14 +46,15 @@ impl CandleBackend {
                 let mut vectors = vec![0.0; batch.len() * dim];
                 let args = Pool { x: &hidden, cu_seqlens: batch.cu_seqlens(), dim, pooling: self.pooling };
                 pool(args, &mut vectors).map_err(failed)?;
-                normalize(&mut vectors, dim).map_err(failed)?;
+                normalize(Isa::best(), &mut vectors, dim).map_err(failed)?;
                 Ok(BatchOutput::DenseVectors(vectors.chunks_exact(dim).map(<[f32]>::to_vec).collect()))
             }
             Operation::LateInteraction => {
-                normalize(&mut hidden, dim).map_err(failed)?;
+                normalize(Isa::best(), &mut hidden, dim).map_err(failed)?;
                 late_interaction(batch, &hidden, dim).map(BatchOutput::Scores)
             }
             Operation::CrossEncode => self.bert.logits(batch, &hidden).map(BatchOutput::Scores).map_err(failed),
+            operation @ (Operation::MaxSim | Operation::Align) => Err(no_vectors_here(operation)),
         }
     }
 }
@@ -73,7 +76,7 @@ impl Backend for CandleBackend {
 }
 
 /// Fills the slot of every query, and scores every document against its slot.
-fn late_interaction(batch: &PackedBatch, vectors: &[f32], dim: usize) -> Result<Vec<f32>, BackendError> {
+pub(crate) fn late_interaction(batch: &PackedBatch, vectors: &[f32], dim: usize) -> Result<Vec<f32>, BackendError> {
     for (range, role) in batch.ranges().zip(batch.roles()) {
         if let Role::Query(slot) = role {
             slot.fill(token_matrix(vectors, dim, range));
@@ -86,7 +89,9 @@ fn late_interaction(batch: &PackedBatch, vectors: &[f32], dim: usize) -> Result<
         next += 1;
         match role {
             Role::Query(_) => {}
-            Role::Plain => return Err(BackendError::Failed(format!("sequence {start} is neither query nor document"))),
+            Role::Plain | Role::Compared(_) => {
+                return Err(BackendError::Failed(format!("sequence {start} is neither query nor document")));
+            }
             Role::Document(slot) => {
                 // Documents of one request stand together and share the packed query.
                 next += batch.roles()[next..].iter().take_while(|role| is_document_of(role, slot)).count();
@@ -118,14 +123,14 @@ fn score(
     let cu_seqlens = &batch.cu_seqlens()[sequences.start..=sequences.end];
     let rows = cu_seqlens[0] as usize..cu_seqlens[cu_seqlens.len() - 1] as usize;
     let cu_seqlens: Vec<u32> = cu_seqlens.iter().map(|end| end - cu_seqlens[0]).collect();
-    let documents = &vectors[rows.start * dim..rows.end * dim];
+    let documents = Tokens::F32(&vectors[rows.start * dim..rows.end * dim]);
     maxsim(MaxSim { query: &query.data, documents, cu_seqlens: &cu_seqlens, dim }, scores).map_err(failed)
 }
 
-fn token_matrix(vectors: &[f32], dim: usize, rows: std::ops::Range<usize>) -> TokenMatrix {
+pub(crate) fn token_matrix(vectors: &[f32], dim: usize, rows: std::ops::Range<usize>) -> TokenMatrix {
     TokenMatrix { data: vectors[rows.start * dim..rows.end * dim].to_vec(), dim }
 }
 
-fn failed(error: impl Display) -> BackendError {
+pub(crate) fn failed(error: impl Display) -> BackendError {
     BackendError::Failed(error.to_string())
 }

@@ -7,7 +7,7 @@
 //! | `1_Pooling/config.json`, or what `modules.json` names | how a sequence becomes one vector | mean |
 //! | `sentence_bert_config.json` | `max_seq_length`, `do_lower_case` | no limit of its own |
 //! | `tokenizer_config.json` | `model_max_length` | no limit of its own |
-//! | `tokenizer.json`, `model.safetensors` | by [`crate::text`] and [`crate::bert`] | refused |
+//! | `tokenizer.json`, `model.safetensors` | by [`crate::text`] and [`crate::bert_weights`] | refused |
 
 use std::{
     fs, io,
@@ -118,7 +118,7 @@ pub(crate) fn read_tokenizer(path: &Path) -> Result<TextEncoder, LoadError> {
 
 /// A batch must hold at least one sequence of the greatest length, or that sequence could never be computed.
 pub(crate) fn check_batch(path: &Path, options: &CpuOptions, max_tokens: u32) -> Result<(), LoadError> {
-    let &CpuOptions { batch_tokens_max, batch_sequences_max } = options;
+    let &CpuOptions { batch_tokens_max, batch_sequences_max, .. } = options;
     if batch_tokens_max < max_tokens || batch_sequences_max == 0 {
         return Err(LoadError::Batch { path: path.into(), max_tokens, batch_tokens_max, batch_sequences_max });
     }

@@ -18,19 +18,27 @@ pub mod testing;
 pub mod text;
 
 mod bert;
+mod bert_weights;
 mod candle_backend;
+mod comparer;
+mod cpu_backend;
+mod cpu_encoder;
+mod cuda_comparer;
 mod folder;
 mod load;
 mod load_error;
 mod scripted;
 mod submitted;
 
+pub use comparer::CpuComparer;
+pub use cuda_comparer::CudaComparer;
 pub use load::{ModelError, load};
 pub use load_error::LoadError;
-pub use model::{CpuOptions, LoadedModel, ModelInfo, load_folder, load_scripted};
+pub use model::{CpuEngine, CpuOptions, LoadedModel, ModelInfo, Precision, load_folder, load_scripted};
 pub use resolve::{
     HubSettings, ModelFolder, PipSettings, Progress, ProgressBar, ResolveError, Resolver, SilentProgress,
     TerminalProgress,
 };
+pub use sluice_kernels::{cuda::CudaError, tokens::to_int8};
 pub use source::{Source, SourceError};
 pub use text::{InvalidTokenizer, TextEncoder, TextTokens, TokenizeError};

@@ -101,4 +101,10 @@ pub enum LoadError {
         /// Sequences of a batch.
         batch_sequences_max: u32,
     },
+    /// The threads that compute could not be started.
+    #[error("cannot start the compute threads: {source}")]
+    Threads {
+        /// Why.
+        source: rayon::ThreadPoolBuildError,
+    },
 }

@@ -3,10 +3,13 @@
 use std::{path::Path, sync::Arc};
 
 use sluice_core::backend::{Backend, BackendLimits};
+use sluice_kernels::{InstructionSet, Isa};
 
 use crate::{
     bert::Bert,
     candle_backend::CandleBackend,
+    cpu_backend::CpuBackend,
+    cpu_encoder::{Compute, ComputePool, CpuEncoder},
     folder::{self, FolderConfig},
     load_error::LoadError,
     scripted,
@@ -22,7 +25,7 @@ pub struct ModelInfo {
     pub digest: String,
     /// Architecture named by the folder, e.g. `BertModel`; `scripted` for a scripted model.
     pub architecture: String,
-    /// What computes it: `candle-cpu` or `scripted`.
+    /// What computes it: `cpu-f32-avx512` and the like (precision and instructions), `candle-cpu` or `scripted`.
     pub backend: &'static str,
     /// Reranks by MaxSim over token vectors.
     pub late_interaction: bool,
@@ -52,13 +55,58 @@ pub struct LoadedModel {
     pub backend: Box<dyn Backend>,
 }
 
-/// How much the CPU takes at once.
+/// How the CPU computes, and how much it takes at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuOptions {
     /// Tokens of one batch; at least the model's longest sequence.
     pub batch_tokens_max: u32,
     /// Sequences of one batch; at least 1.
     pub batch_sequences_max: u32,
+    /// What computes.
+    pub engine: CpuEngine,
+    /// Of our own engine's weights; candle computes in f32 whatever it says.
+    pub precision: Precision,
+    /// Threads that compute, which all models of as many share; 0 for as many as this process may use at once. candle
+    /// has threads of its own.
+    pub threads: usize,
+    /// Instructions of our own engine; the best that the machine has for `None`.
+    pub isa: Option<Isa>,
+}
+
+/// What computes on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuEngine {
+    /// Our own kernels.
+    #[default]
+    Own,
+    /// candle's products: slower, and the second opinion.
+    Candle,
+}
+
+/// How exactly products are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Everything in f32.
+    #[default]
+    F32,
+    /// Weights and activations of linear layers in 8 bits, the rest in f32: about three times as fast, and its scores
+    /// are others.
+    Int8,
+}
+
+impl CpuOptions {
+    /// Our own engine in f32 with all that the machine has, for batches of at most so many tokens and sequences.
+    #[must_use]
+    pub const fn new(batch_tokens_max: u32, batch_sequences_max: u32) -> Self {
+        Self {
+            batch_tokens_max,
+            batch_sequences_max,
+            engine: CpuEngine::Own,
+            precision: Precision::F32,
+            threads: 0,
+            isa: None,
+        }
+    }
 }
 
 /// Loads a model folder in the Hugging Face layout for the CPU. `digest` and `source` are passed on in its
@@ -78,12 +126,17 @@ pub fn load_folder(
     let text = folder::read_tokenizer(&folder.tokenizer)?;
     check_tokenizer(&folder, &text)?;
     folder::check_batch(&folder.config, options, folder.max_tokens)?;
-    let bert = Bert::load(&folder.weights, &folder.config, &folder.bert, folder.cross_encoder)?;
+    let limits = BackendLimits {
+        batch_tokens_max: options.batch_tokens_max,
+        batch_sequences_max: options.batch_sequences_max,
+        in_flight_batches_max: 1,
+    };
+    let computing = compute(&folder, options, limits)?;
     let info = ModelInfo {
         source,
         digest,
         architecture: folder.architecture,
-        backend: "candle-cpu",
+        backend: computing.label,
         late_interaction: true,
         dense: true,
         cross_encoder: folder.cross_encoder,
@@ -91,15 +144,49 @@ pub fn load_folder(
         encode_dense: true,
         max_tokens: folder.max_tokens,
         embedding_dim: folder.bert.hidden_size,
-        parameters: bert.parameters(),
+        parameters: computing.parameters,
     };
-    let limits = BackendLimits {
-        batch_tokens_max: options.batch_tokens_max,
-        batch_sequences_max: options.batch_sequences_max,
-        in_flight_batches_max: 1,
-    };
-    let backend = Box::new(CandleBackend::new(bert, folder.pooling, limits));
-    Ok(LoadedModel { info, text: Arc::new(text), backend })
+    Ok(LoadedModel { info, text: Arc::new(text), backend: computing.backend })
+}
+
+/// What a folder's weights became.
+struct Computing {
+    backend: Box<dyn Backend>,
+    label: &'static str,
+    parameters: u64,
+}
+
+fn compute(folder: &FolderConfig, options: &CpuOptions, limits: BackendLimits) -> Result<Computing, LoadError> {
+    let FolderConfig { weights, config, bert, cross_encoder, pooling, .. } = folder;
+    match options.engine {
+        CpuEngine::Candle => {
+            let bert = Bert::load(weights, config, bert, *cross_encoder)?;
+            let parameters = bert.parameters();
+            let backend = Box::new(CandleBackend::new(bert, *pooling, limits));
+            Ok(Computing { backend, label: "candle-cpu", parameters })
+        }
+        CpuEngine::Own => {
+            let isa = options.isa.unwrap_or_else(Isa::best);
+            let pool = ComputePool::shared(options.threads).map_err(|source| LoadError::Threads { source })?;
+            let compute = Compute { isa, precision: options.precision, pool };
+            let encoder = CpuEncoder::load(weights, config, bert, *cross_encoder, compute)?;
+            let parameters = encoder.parameters();
+            let backend = Box::new(CpuBackend::new(encoder, *pooling, limits));
+            Ok(Computing { backend, label: label(options.precision, isa), parameters })
+        }
+    }
+}
+
+/// The name of our own engine in that precision with those instructions: scores of one name are the same bits.
+fn label(precision: Precision, isa: Isa) -> &'static str {
+    match (precision, isa.set()) {
+        (Precision::F32, InstructionSet::Avx512) => "cpu-f32-avx512",
+        (Precision::F32, InstructionSet::Avx2) => "cpu-f32-avx2",
+        (Precision::F32, InstructionSet::Neon | InstructionSet::Fallback) => "cpu-f32-portable",
+        (Precision::Int8, InstructionSet::Avx512) => "cpu-int8-avx512",
+        (Precision::Int8, InstructionSet::Avx2) => "cpu-int8-avx2",
+        (Precision::Int8, InstructionSet::Neon | InstructionSet::Fallback) => "cpu-int8-portable",
+    }
 }
 
 /// Loads a model whose scores, service times and faults a TOML file describes. It computes nothing; it is for

@@ -18,7 +18,7 @@ use crate::{
     folder::read_file,
     load_error::LoadError,
     model::{LoadedModel, ModelInfo},
-    submitted::{Submitted, check_limits},
+    submitted::{Submitted, check_limits, no_vectors_here},
     text::{END, START, TextEncoder, word_id},
 };
 use config::{Capability, Config, FaultKind, Moment};
@@ -167,6 +167,7 @@ fn compute(batch: &PackedBatch, dim: usize) -> Result<BatchOutput, BackendError>
             });
             BatchOutput::Scores(scores.collect())
         }
+        operation @ (Operation::MaxSim | Operation::Align) => return Err(no_vectors_here(operation)),
     })
 }
 
@@ -182,7 +183,9 @@ fn late_interaction(batch: &PackedBatch, dim: usize) -> Result<Vec<f32>, Backend
     sequences()
         .map(|(ids, role)| match role {
             Role::Query(_) => Ok(0.0),
-            Role::Plain => Err(BackendError::Failed("a sequence is neither query nor document".to_owned())),
+            Role::Plain | Role::Compared(_) => {
+                Err(BackendError::Failed("a sequence is neither query nor document".to_owned()))
+            }
             Role::Document(slot) => {
                 let query = slot.get().ok_or_else(|| BackendError::Failed("a query is not computed".to_owned()))?;
                 let rows: Vec<&[f32]> =

@@ -2,8 +2,11 @@
 
 use std::collections::VecDeque;
 
-use sluice_core::backend::{BackendError, BackendLimits, Ticket};
-use sluice_core::batch::PackedBatch;
+use sluice_core::{
+    Operation,
+    backend::{BackendError, BackendLimits, Ticket},
+    batch::PackedBatch,
+};
 
 /// A queue of what was submitted; at most `in_flight_batches_max` long.
 #[derive(Debug)]
@@ -50,4 +53,9 @@ pub(crate) fn check_limits(limits: &BackendLimits, batch: &PackedBatch) -> Resul
         return Err(BackendError::LimitExceeded { tokens, sequences });
     }
     Ok(())
+}
+
+/// The answer of a model's backend to a batch that no model computes.
+pub(crate) fn no_vectors_here(operation: Operation) -> BackendError {
+    BackendError::Failed(format!("{} is not for a model's backend", operation.name()))
 }

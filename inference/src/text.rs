@@ -111,6 +111,12 @@ impl TextEncoder {
         self.special.single.iter().map(Vec::len).sum()
     }
 
+    /// Those of them that stand before the text's own.
+    #[must_use]
+    pub fn special_tokens_before(&self) -> usize {
+        self.special.single[0].len()
+    }
+
     /// Tokens that [`pair`](Self::pair) adds.
     #[must_use]
     pub fn special_tokens_pair(&self) -> usize {

@@ -205,8 +205,9 @@ fn tensorflow_names_of_norms_are_read() {
 fn a_model_says_what_it_is() {
     let tensors = tiny::tensors(14, 1);
     let info = load("BertModel", &tensors).info;
+    let label = format!("cpu-f32-{}", support::isa_label());
     assert_eq!((info.source.as_str(), info.digest.as_str()), ("source", "digest"));
-    assert_eq!((info.architecture.as_str(), info.backend), ("BertModel", "candle-cpu"));
+    assert_eq!((info.architecture.as_str(), info.backend), ("BertModel", label.as_str()));
     assert!(info.late_interaction && info.dense && info.encode_tokens && info.encode_dense && !info.cross_encoder);
     assert_eq!((info.max_tokens, info.embedding_dim), (60, 24));
     assert_eq!(info.parameters, tensors.values().map(|(_, values)| values.len() as u64).sum::<u64>());
@@ -217,7 +218,7 @@ fn what_cannot_be_computed_is_refused_and_leaves_the_backend_usable() {
     let tensors = tiny::tensors(15, 1);
     let folder = TempDir::new().unwrap();
     tiny::write_model(folder.path(), "BertModel", &tensors);
-    let options = CpuOptions { batch_tokens_max: 64, batch_sequences_max: 3 };
+    let options = CpuOptions::new(64, 3);
     let mut model = load_folder(folder.path(), String::new(), String::new(), &options).unwrap();
     assert_eq!(model.backend.limits().in_flight_batches_max, 1);
 

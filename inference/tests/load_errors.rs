@@ -191,7 +191,7 @@ fn a_batch_must_hold_the_longest_sequence() {
     for (batch_tokens_max, batch_sequences_max) in [(59, 8), (60, 0)] {
         let folder = TempDir::new().unwrap();
         tiny::write_model(folder.path(), "BertModel", &tiny::tensors(1, 1));
-        let options = CpuOptions { batch_tokens_max, batch_sequences_max };
+        let options = CpuOptions::new(batch_tokens_max, batch_sequences_max);
         let error = load_folder(folder.path(), String::new(), String::new(), &options).err().unwrap();
         assert!(matches!(error, LoadError::Batch { max_tokens: 60, .. }), "{error}");
     }

@@ -18,9 +18,9 @@
 
 pub mod reference;
 
-mod fallback;
+mod rows;
 
-use crate::{ShapeError, shape};
+use crate::{Isa, ShapeError, shape, simd::dispatch};
 
 /// A function of one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +37,9 @@ pub enum Activation {
 ///
 /// # Errors
 /// [`ShapeError`] if `x` is not whole rows of `bias.len()` elements.
-pub fn bias_activation(x: &mut [f32], bias: &[f32], activation: Activation) -> Result<(), ShapeError> {
+pub fn bias_activation(isa: Isa, x: &mut [f32], bias: &[f32], activation: Activation) -> Result<(), ShapeError> {
     rows_of(x, bias)?;
-    match activation {
-        Activation::GeluErf => fallback::map(x, bias, fallback::gelu_erf),
-        Activation::GeluTanh => fallback::map(x, bias, fallback::gelu_tanh),
-        Activation::Relu => fallback::map(x, bias, fallback::relu),
-    }
+    dispatch(isa, rows::Rows { x, bias, activation: Some(activation) });
     Ok(())
 }
 
@@ -51,9 +47,9 @@ pub fn bias_activation(x: &mut [f32], bias: &[f32], activation: Activation) -> R
 ///
 /// # Errors
 /// [`ShapeError`] if `x` is not whole rows of `bias.len()` elements.
-pub fn add_bias(x: &mut [f32], bias: &[f32]) -> Result<(), ShapeError> {
+pub fn add_bias(isa: Isa, x: &mut [f32], bias: &[f32]) -> Result<(), ShapeError> {
     rows_of(x, bias)?;
-    fallback::map(x, bias, |x| x);
+    dispatch(isa, rows::Rows { x, bias, activation: None });
     Ok(())
 }
 
@@ -68,27 +64,36 @@ mod tests {
 
     const ALL: [Activation; 3] = [Activation::GeluErf, Activation::GeluTanh, Activation::Relu];
 
-    fn activate(activation: Activation, x: f32) -> f32 {
+    fn each() -> impl Iterator<Item = (Isa, Activation)> {
+        Isa::available().flat_map(|isa| ALL.map(|activation| (isa, activation)))
+    }
+
+    fn activate(isa: Isa, activation: Activation, x: f32) -> f32 {
         let mut y = [x];
-        bias_activation(&mut y, &[0.0], activation).unwrap();
+        bias_activation(isa, &mut y, &[0.0], activation).unwrap();
         y[0]
     }
 
     #[test]
     fn close_to_the_reference() {
+        let steps: Vec<f32> = (-800_000..=800_000).map(|step| step as f32 / 100_000.0).collect();
         for activation in ALL {
-            let mut worst = 0.0_f64;
-            for step in -800_000..=800_000 {
-                let x = step as f32 / 100_000.0;
-                let expected = reference::activation(activation, f64::from(x));
-                worst = worst.max((f64::from(activate(activation, x)) - expected).abs());
+            let expected: Vec<f64> = steps.iter().map(|&x| reference::activation(activation, f64::from(x))).collect();
+            for isa in Isa::available() {
+                let mut found = steps.clone();
+                bias_activation(isa, &mut found, &vec![0.0; steps.len()], activation).unwrap();
+                let distances = found.iter().zip(&expected).map(|(&y, expected)| (f64::from(y) - expected).abs());
+                let worst = distances.fold(0.0, f64::max);
+                assert!(worst <= 1e-6, "{}, {activation:?}: {worst}", isa.name());
             }
-            assert!(worst <= 1e-6, "{activation:?}: {worst}");
+        }
+        for (isa, activation) in each() {
             for x in [8.5, 30.0, 1e3, 1e10, 1e30, f32::MAX] {
                 for x in [x, -x] {
                     let expected = reference::activation(activation, f64::from(x));
-                    let error = (f64::from(activate(activation, x)) - expected).abs();
-                    assert!(error <= f64::from(x.abs()) * 2_f64.powi(-22), "{activation:?}({x}): {error}");
+                    let error = (f64::from(activate(isa, activation, x)) - expected).abs();
+                    let what = format!("{}, {activation:?}({x})", isa.name());
+                    assert!(error <= f64::from(x.abs()) * 2_f64.powi(-22), "{what}: {error}");
                 }
             }
         }
@@ -96,17 +101,20 @@ mod tests {
 
     #[test]
     fn the_two_gelus_differ() {
-        let difference = (activate(Activation::GeluErf, 2.0) - activate(Activation::GeluTanh, 2.0)).abs();
-        assert!((1e-5..1e-3).contains(&difference), "{difference}");
+        for isa in Isa::available() {
+            let [erf, tanh] = [Activation::GeluErf, Activation::GeluTanh].map(|which| activate(isa, which, 2.0));
+            assert!((1e-5..1e-3).contains(&(erf - tanh).abs()), "{}: {erf} {tanh}", isa.name());
+        }
     }
 
     #[test]
     fn edges() {
-        for activation in ALL {
-            assert!(activate(activation, f32::NAN).is_nan(), "{activation:?}");
-            assert_eq!(activate(activation, f32::INFINITY), f32::INFINITY, "{activation:?}");
-            assert_eq!(activate(activation, f32::NEG_INFINITY), 0.0, "{activation:?}");
-            assert_eq!(activate(activation, 0.0), 0.0, "{activation:?}");
+        for (isa, activation) in each() {
+            let what = format!("{}, {activation:?}", isa.name());
+            assert!(activate(isa, activation, f32::NAN).is_nan(), "{what}");
+            assert_eq!(activate(isa, activation, f32::INFINITY), f32::INFINITY, "{what}");
+            assert_eq!(activate(isa, activation, f32::NEG_INFINITY), 0.0, "{what}");
+            assert_eq!(activate(isa, activation, 0.0), 0.0, "{what}");
         }
     }
 
@@ -116,19 +124,22 @@ mod tests {
             let bias: Vec<f32> = (0..dim).map(|j| j as f32 / 4.0 - 1.0).collect();
             let x: Vec<f32> = (0..3 * dim).map(|i| (i as f32).sin() * 3.0).collect();
             let sums: Vec<f32> = x.iter().zip(bias.iter().cycle()).map(|(x, b)| x + b).collect();
-            let mut y = x.clone();
-            add_bias(&mut y, &bias).unwrap();
-            assert_eq!(y, sums, "dim {dim}");
-            for activation in ALL {
+            for isa in Isa::available() {
                 let mut y = x.clone();
-                bias_activation(&mut y, &bias, activation).unwrap();
-                let expected: Vec<f32> = sums.iter().map(|&x| activate(activation, x)).collect();
-                assert_eq!(y, expected, "{activation:?}, dim {dim}");
+                add_bias(isa, &mut y, &bias).unwrap();
+                assert_eq!(y, sums, "{}, dim {dim}", isa.name());
+            }
+            for (isa, activation) in each() {
+                let mut y = x.clone();
+                bias_activation(isa, &mut y, &bias, activation).unwrap();
+                let expected: Vec<f32> = sums.iter().map(|&x| activate(isa, activation, x)).collect();
+                assert_eq!(y, expected, "{}, {activation:?}, dim {dim}", isa.name());
             }
         }
-        assert_eq!(add_bias(&mut [0.0; 3], &[]), Err(ShapeError::Zero { argument: "bias" }));
+        let isa = Isa::fallback();
+        assert_eq!(add_bias(isa, &mut [0.0; 3], &[]), Err(ShapeError::Zero { argument: "bias" }));
         assert_eq!(
-            bias_activation(&mut [0.0; 3], &[0.0; 2], Activation::Relu),
+            bias_activation(isa, &mut [0.0; 3], &[0.0; 2], Activation::Relu),
             Err(ShapeError::NotRows { argument: "x", dim: 2, found: 3 })
         );
     }

@@ -17,9 +17,9 @@
 
 pub mod reference;
 
-mod fallback;
+mod rows;
 
-use crate::{ShapeError, shape};
+use crate::{Isa, ShapeError, shape, simd::dispatch};
 
 /// Arguments of [`layer_norm`].
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,7 @@ pub struct LayerNorm<'a> {
 ///
 /// # Errors
 /// [`ShapeError`] if the arguments do not fit together.
-pub fn layer_norm(args: LayerNorm<'_>, x: &mut [f32]) -> Result<(), ShapeError> {
+pub fn layer_norm(isa: Isa, args: LayerNorm<'_>, x: &mut [f32]) -> Result<(), ShapeError> {
     let dim = args.gamma.len();
     shape::not_zero("gamma", dim)?;
     shape::length("beta", dim, args.beta.len())?;
@@ -51,7 +51,7 @@ pub fn layer_norm(args: LayerNorm<'_>, x: &mut [f32]) -> Result<(), ShapeError> 
     if !args.residual.is_empty() {
         shape::length("residual", x.len(), args.residual.len())?;
     }
-    fallback::layer_norm(args, x);
+    dispatch(isa, rows::Rows { args, x });
     Ok(())
 }
 
@@ -67,19 +67,22 @@ mod tests {
         let mut random = |count: usize, magnitude: f32| -> Vec<f32> {
             (0..count).map(|_| rng.random_range(-magnitude..magnitude)).collect()
         };
-        for dim in [1, 3, 16, 33, 384] {
+        for dim in [1, 3, 7, 8, 9, 15, 16, 17, 33, 384] {
             for (with_bias, with_residual) in [(false, false), (true, false), (false, true), (true, true)] {
                 let x = random(3 * dim, 5.0);
                 let bias = random(if with_bias { dim } else { 0 }, 1.0);
                 let residual = random(if with_residual { 3 * dim } else { 0 }, 4.0);
                 let (gamma, beta) = (random(dim, 1.5), random(dim, 1.0));
                 let args = LayerNorm { bias: &bias, residual: &residual, gamma: &gamma, beta: &beta, epsilon: 1e-6 };
-                let mut y = x.clone();
-                layer_norm(args, &mut y).unwrap();
-                for (i, (&y, expected)) in y.iter().zip(reference::layer_norm(args, &x)).enumerate() {
-                    // The variance of a single element is 0, and 1/√epsilon magnifies the sum's own rounding.
-                    let tolerance = if dim == 1 { 1e-3 } else { 1e-5 };
-                    assert!((f64::from(y) - expected).abs() <= tolerance, "{dim}, element {i}: {y} {expected}");
+                for isa in Isa::available() {
+                    let mut y = x.clone();
+                    layer_norm(isa, args, &mut y).unwrap();
+                    for (i, (&y, expected)) in y.iter().zip(reference::layer_norm(args, &x)).enumerate() {
+                        // The variance of a single element is 0, and 1/√epsilon magnifies the sum's own rounding.
+                        let tolerance = if dim == 1 { 1e-3 } else { 1e-5 };
+                        let what = format!("{}, {dim}, element {i}", isa.name());
+                        assert!((f64::from(y) - expected).abs() <= tolerance, "{what}: {y} {expected}");
+                    }
                 }
             }
         }
@@ -91,9 +94,13 @@ mod tests {
         let args = LayerNorm { bias: &[], residual: &[], gamma: &gamma, beta: &beta, epsilon: 1e-12 };
         let mut x = [3.0; 8];
         x[5] = f32::NAN;
-        layer_norm(args, &mut x).unwrap();
-        assert_eq!(x[..4], beta, "a constant row");
-        assert!(x[4..].iter().all(|x| x.is_nan()), "{x:?}");
+        for isa in Isa::available() {
+            let mut x = x;
+            layer_norm(isa, args, &mut x).unwrap();
+            assert_eq!(x[..4], beta, "a constant row, {}", isa.name());
+            assert!(x[4..].iter().all(|x| x.is_nan()), "{}: {x:?}", isa.name());
+        }
+        let isa = Isa::fallback();
 
         let cases = [
             (LayerNorm { gamma: &[], ..args }, ShapeError::Zero { argument: "gamma" }),
@@ -105,8 +112,8 @@ mod tests {
             ),
         ];
         for (args, expected) in cases {
-            assert_eq!(layer_norm(args, &mut x), Err(expected));
+            assert_eq!(layer_norm(isa, args, &mut x), Err(expected));
         }
-        assert_eq!(layer_norm(args, &mut x[1..]), Err(ShapeError::NotRows { argument: "x", dim: 4, found: 7 }));
+        assert_eq!(layer_norm(isa, args, &mut x[1..]), Err(ShapeError::NotRows { argument: "x", dim: 4, found: 7 }));
     }
 }

@@ -7,12 +7,16 @@
 //! | operation | formula |
 //! |---|---|
 //! | [`maxsim`] | Σ over query rows of the largest dot product with a document row |
+//! | [`linear`] | x·Wᵀ + bias, and an activation of it |
+//! | [`quantized`] | the same in integers of 8 bits |
 //! | [`attention`] | softmax(Q·Kᵀ·scale)·V, per sequence and head |
 //! | [`activation`] | GELU and ReLU of x + bias |
 //! | [`layer_norm`] | normalised x + bias + residual |
 //! | [`softmax`] | e^(scale·x) over its row's sum |
 //! | [`normalize`] | x / ‖x‖₂ |
 //! | [`pool`] | one row for a sequence of rows |
+//!
+//! [`peak`] has loops that say what a machine can do at most.
 //!
 //! Sequences lie end to end: `cu_seqlens[i]..cu_seqlens[i + 1]` are the rows of sequence `i`, and
 //! nothing is padded. Matrices are row-major.
@@ -22,18 +26,22 @@
 
 pub mod activation;
 pub mod attention;
+pub mod cuda;
 pub mod layer_norm;
+pub mod linear;
 pub mod maxsim;
 pub mod normalize;
+pub mod peak;
 pub mod pool;
+pub mod quantized;
 pub mod softmax;
 pub mod tokens;
 
-mod exp;
+mod aligned;
 mod isa;
-mod lanes;
 mod shape;
-mod tile;
+mod simd;
 
+pub use aligned::Aligned;
 pub use isa::{InstructionSet, Isa};
 pub use shape::ShapeError;

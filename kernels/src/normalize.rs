@@ -13,18 +13,18 @@
 
 pub mod reference;
 
-mod fallback;
+mod rows;
 
-use crate::{ShapeError, shape};
+use crate::{Isa, ShapeError, shape, simd::dispatch};
 
 /// Replaces each row of `dim` elements by its unit vector. See the [module](self).
 ///
 /// # Errors
 /// [`ShapeError`] if `x` is not whole rows.
-pub fn normalize(x: &mut [f32], dim: usize) -> Result<(), ShapeError> {
+pub fn normalize(isa: Isa, x: &mut [f32], dim: usize) -> Result<(), ShapeError> {
     shape::not_zero("dim", dim)?;
     shape::rows("x", x.len(), dim)?;
-    fallback::normalize(x, dim);
+    dispatch(isa, rows::Rows { x, dim });
     Ok(())
 }
 
@@ -35,11 +35,14 @@ mod tests {
     use super::*;
 
     fn check(x: &[f32], dim: usize) {
-        let mut y = x.to_vec();
-        normalize(&mut y, dim).unwrap();
-        for (i, (&y, expected)) in y.iter().zip(reference::normalize(x, dim)).enumerate() {
-            let same = y.is_nan() && expected.is_nan();
-            assert!(same || (f64::from(y) - expected).abs() <= 1e-6, "element {i} of {x:?}: {y}, expected {expected}");
+        for isa in Isa::available() {
+            let mut y = x.to_vec();
+            normalize(isa, &mut y, dim).unwrap();
+            for (i, (&y, expected)) in y.iter().zip(reference::normalize(x, dim)).enumerate() {
+                let same = y.is_nan() && expected.is_nan();
+                let what = format!("{}, element {i} of {x:?}", isa.name());
+                assert!(same || (f64::from(y) - expected).abs() <= 1e-6, "{what}: {y}, expected {expected}");
+            }
         }
     }
 
@@ -60,8 +63,9 @@ mod tests {
             check(&row, 3);
         }
         check(&[], 3);
-        assert_eq!(normalize(&mut [1.0], 0), Err(ShapeError::Zero { argument: "dim" }));
-        assert_eq!(normalize(&mut [1.0; 4], 3), Err(ShapeError::NotRows { argument: "x", dim: 3, found: 4 }));
+        let isa = Isa::fallback();
+        assert_eq!(normalize(isa, &mut [1.0], 0), Err(ShapeError::Zero { argument: "dim" }));
+        assert_eq!(normalize(isa, &mut [1.0; 4], 3), Err(ShapeError::NotRows { argument: "x", dim: 3, found: 4 }));
     }
 
     proptest! {

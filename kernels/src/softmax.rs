@@ -12,22 +12,18 @@
 
 pub mod reference;
 
-mod fallback;
+mod rows;
 
-pub(crate) use fallback::softmax_row;
-
-use crate::{ShapeError, shape};
+use crate::{Isa, ShapeError, shape, simd::dispatch};
 
 /// Replaces each row of `dim` elements by its softmax. See the [module](self).
 ///
 /// # Errors
 /// [`ShapeError`] if `x` is not whole rows.
-pub fn softmax(x: &mut [f32], dim: usize, scale: f32) -> Result<(), ShapeError> {
+pub fn softmax(isa: Isa, x: &mut [f32], dim: usize, scale: f32) -> Result<(), ShapeError> {
     shape::not_zero("dim", dim)?;
     shape::rows("x", x.len(), dim)?;
-    for row in x.chunks_exact_mut(dim) {
-        softmax_row(row, scale);
-    }
+    dispatch(isa, rows::Rows { x, dim, scale });
     Ok(())
 }
 
@@ -40,15 +36,19 @@ mod tests {
     #[test]
     fn equals_the_reference() {
         let mut rng = SmallRng::seed_from_u64(1);
-        for dim in [1, 2, 7, 16, 33, 100, 512] {
+        for dim in [1, 2, 7, 8, 9, 15, 16, 17, 33, 100, 512] {
             for (magnitude, scale) in [(1.0, 1.0), (30.0, 0.125), (1000.0, 1.0)] {
                 let x: Vec<f32> = (0..3 * dim).map(|_| rng.random_range(-magnitude..magnitude)).collect();
-                let mut y = x.clone();
-                softmax(&mut y, dim, scale).unwrap();
-                for (i, (&y, expected)) in y.iter().zip(reference::softmax(&x, dim, scale)).enumerate() {
-                    // Rounding scale·x − m itself is worth up to magnitude · 2⁻²³ of the exponential.
-                    let tolerance = 1e-6 + f64::from(magnitude) * 2_f64.powi(-22) * expected;
-                    assert!((f64::from(y) - expected).abs() <= tolerance, "{dim}, element {i}: {y} {expected}");
+                let expected = reference::softmax(&x, dim, scale);
+                for isa in Isa::available() {
+                    let mut y = x.clone();
+                    softmax(isa, &mut y, dim, scale).unwrap();
+                    for (i, (&y, expected)) in y.iter().zip(&expected).enumerate() {
+                        // Rounding scale·x − m itself is worth up to magnitude · 2⁻²³ of the exponential.
+                        let tolerance = 1e-6 + f64::from(magnitude) * 2_f64.powi(-22) * expected;
+                        let what = format!("{}, {dim}, element {i}", isa.name());
+                        assert!((f64::from(y) - expected).abs() <= tolerance, "{what}: {y} {expected}");
+                    }
                 }
             }
         }
@@ -66,14 +66,19 @@ mod tests {
             (&[inf, 1.0], &[nan, nan]),
             (&[nan, 1.0], &[nan, nan]),
         ];
-        for (x, expected) in cases {
+        for (isa, (x, expected)) in Isa::available().flat_map(|isa| cases.map(|case| (isa, case))) {
             let mut y = x.to_vec();
-            softmax(&mut y, x.len(), 1.0).unwrap();
+            softmax(isa, &mut y, x.len(), 1.0).unwrap();
             let same = |(a, b): (&f32, &f32)| a == b || (a.is_nan() && b.is_nan());
             // ∞ beside numbers leaves 0 or NaN for them, as the reference has it; only its own place is defined.
-            assert!(y.iter().zip(expected).all(same) || (x[0] == inf && y[0].is_nan()), "{x:?} → {y:?}");
+            assert!(
+                y.iter().zip(expected).all(same) || (x[0] == inf && y[0].is_nan()),
+                "{}: {x:?} → {y:?}",
+                isa.name()
+            );
         }
-        assert_eq!(softmax(&mut [0.0; 3], 0, 1.0), Err(ShapeError::Zero { argument: "dim" }));
-        assert_eq!(softmax(&mut [0.0; 3], 2, 1.0), Err(ShapeError::NotRows { argument: "x", dim: 2, found: 3 }));
+        let isa = Isa::fallback();
+        assert_eq!(softmax(isa, &mut [0.0; 3], 0, 1.0), Err(ShapeError::Zero { argument: "dim" }));
+        assert_eq!(softmax(isa, &mut [0.0; 3], 2, 1.0), Err(ShapeError::NotRows { argument: "x", dim: 2, found: 3 }));
     }
 }

@@ -11,7 +11,9 @@
 //! that multiply bytes want one unsigned side and the document is the one that is read as it lies. Bit `k % 8`, from
 //! the least, of byte `k / 8` is component `k`; bits beyond `dim` are 0.
 
-use half::f16;
+use std::ops::Range;
+
+use half::{f16, slice::HalfFloatSliceExt};
 
 use crate::{ShapeError, shape};
 
@@ -70,7 +72,7 @@ pub enum Tokens<'a> {
     Binary(&'a [u8]),
 }
 
-impl Tokens<'_> {
+impl<'a> Tokens<'a> {
     /// How they are stored.
     #[must_use]
     pub fn storage(&self) -> Storage {
@@ -100,6 +102,21 @@ impl Tokens<'_> {
         }
     }
 
+    /// Some of the rows.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    #[must_use]
+    pub fn slice(&self, dim: usize, rows: Range<usize>) -> Tokens<'a> {
+        let of = |width: usize| rows.start * width..rows.end * width;
+        match *self {
+            Self::F32(x) => Tokens::F32(&x[of(dim)]),
+            Self::F16(x) => Tokens::F16(&x[of(dim)]),
+            Self::Int8 { codes, scales } => Tokens::Int8 { codes: &codes[of(dim)], scales: &scales[of(1)] },
+            Self::Binary(bits) => Tokens::Binary(&bits[of(dim.div_ceil(8))]),
+        }
+    }
+
     /// Component `k` of row `row`, as a number: for references and explanations, not for loops that matter.
     ///
     /// # Panics
@@ -125,10 +142,15 @@ impl Tokens<'_> {
 /// Rounds each component to f16, to nearest even; what is too large becomes infinite.
 #[must_use]
 pub fn to_f16(x: &[f32]) -> Vec<f16> {
-    x.iter().map(|&x| f16::from_f32(x)).collect()
+    let mut rounded = vec![f16::ZERO; x.len()];
+    rounded.convert_from_f32_slice(x);
+    rounded
 }
 
-/// Codes offset by 128 and the scale of each row, for finite rows of `dim`. A row of zeros has scale 0.
+/// Codes offset by 128 and the scale of each row of `dim`.
+///
+/// A row of zeros has scale 0, and so has one whose components are all below 3.7e-37. A row with a component that is not
+/// finite has scale NaN: whatever it is compared with is NaN.
 ///
 /// # Errors
 /// [`ShapeError`] if `x` is not whole rows of `dim`.
@@ -137,14 +159,32 @@ pub fn to_int8(x: &[f32], dim: usize) -> Result<(Vec<u8>, Vec<f32>), ShapeError>
     let rows = shape::rows("x", x.len(), dim)?;
     let mut codes = Vec::with_capacity(x.len());
     let mut scales = Vec::with_capacity(rows);
+    let mut row_codes = vec![0_i8; dim];
     for row in x.chunks_exact(dim) {
-        let largest = row.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-        let scale = largest / 127.0;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        codes.extend(row.iter().map(|x| ((x * inverse).round_ties_even().clamp(-127.0, 127.0) + 128.0) as u8));
-        scales.push(scale);
+        scales.push(quantize(row, 127, &mut row_codes));
+        codes.extend(row_codes.iter().map(|code| code.cast_unsigned() ^ 0x80));
     }
     Ok((codes, scales))
+}
+
+/// Writes `x / scale`, rounded to nearest even, for the scale at which the largest component has code `code_max`, and
+/// returns that scale: 0 if all codes are, NaN if a component is not finite.
+pub(crate) fn quantize(x: &[f32], code_max: u8, codes: &mut [i8]) -> f32 {
+    /// Adding it to a number below 2²² leaves that number, rounded, in the last bits.
+    const ROUND: f32 = 12_582_912.0;
+    // Magnitudes are ordered as their bits are, what is not finite above the rest.
+    let largest = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.abs().to_bits())));
+    let limit = f32::from(code_max);
+    let scale = largest / limit;
+    let inverse = 1.0 / scale;
+    if !largest.is_finite() || !inverse.is_finite() {
+        codes.fill(0);
+        return if largest.is_finite() { 0.0 } else { f32::NAN };
+    }
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = ((x * inverse).clamp(-limit, limit) + ROUND).to_bits() as i8;
+    }
+    scale
 }
 
 /// The sign of each component as a bit: set where it is not negative.
@@ -175,6 +215,38 @@ mod tests {
             assert!((found - x).abs() <= scales[i / 4] * 0.5001, "component {i}: {found} for {x}");
         }
         assert_eq!((scales[2], &codes[8..]), (0.0, &[128; 4][..]));
+    }
+
+    #[test]
+    fn rows_without_codes_have_scales_that_say_so() {
+        let row = |x: [f32; 3]| to_int8(&x, 3).unwrap();
+        for x in [[0.0, -0.0, 0.0], [1e-44, 0.0, 0.0], [1e-37, -2e-37, 0.0]] {
+            assert_eq!(row(x), (vec![128; 3], vec![0.0]), "{x:?}");
+        }
+        for x in [[1.0, f32::NAN, 0.0], [f32::INFINITY, 1.0, 0.0], [1.0, 0.0, f32::NEG_INFINITY]] {
+            let (codes, scales) = row(x);
+            assert!(scales[0].is_nan() && codes == [128; 3], "{x:?}");
+        }
+        assert_eq!(row([f32::MAX, -f32::MAX, 0.0]).0, [255, 1, 128]);
+        assert_eq!(row([-127.0, 2.5, 3.5]), (vec![1, 130, 132], vec![1.0]));
+    }
+
+    #[test]
+    fn slices_are_rows() {
+        let x: Vec<f32> = (0..30).map(|i| i as f32 - 12.5).collect();
+        let (halves, bits, (codes, scales)) = (to_f16(&x), to_binary(&x, 10).unwrap(), to_int8(&x, 10).unwrap());
+        for tokens in [
+            Tokens::F32(&x),
+            Tokens::F16(&halves),
+            Tokens::Int8 { codes: &codes, scales: &scales },
+            Tokens::Binary(&bits),
+        ] {
+            let slice = tokens.slice(10, 1..3);
+            assert_eq!((slice.rows(10), tokens.slice(10, 3..3).rows(10)), (Ok(2), Ok(0)));
+            for (row, k) in [(0, 0), (0, 9), (1, 3)] {
+                assert_eq!(slice.component(10, row, k), tokens.component(10, row + 1, k), "{tokens:?}");
+            }
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::{
 };
 
 use sluice_core::{
-    Lane, RequestId, Time,
+    Lane, Operation, RequestId, Time,
     backend::{Backend, BackendLimits},
     batch::Sequence,
     scheduler::SchedulerConfig,
@@ -57,12 +57,36 @@ pub struct EngineConfig {
     pub look_ahead_requests_max: usize,
 }
 
-/// Sequences of one request, to be computed in one lane.
+/// What computes, by lane.
+pub struct Backends {
+    /// One per model, in the models' order: whatever goes through a model.
+    pub models: Vec<Box<dyn Backend>>,
+    /// What compares vectors that are there already, whoever made them.
+    pub vectors: Box<dyn Backend>,
+}
+
+impl Backends {
+    fn all(&self) -> impl Iterator<Item = &dyn Backend> {
+        self.models.iter().chain([&self.vectors]).map(|backend| &**backend)
+    }
+
+    fn of(&mut self, lane: Lane) -> &mut dyn Backend {
+        match lane.operation {
+            Operation::MaxSim | Operation::Align => self.vectors.as_mut(),
+            Operation::EncodeTokens | Operation::EncodeDense | Operation::LateInteraction | Operation::CrossEncode => {
+                self.models[lane.model.0 as usize].as_mut()
+            }
+        }
+    }
+}
+
+/// Sequences of one request.
 #[derive(Debug)]
 pub struct Submission {
-    /// Model and operation.
+    /// Model and operation of the sequences that are encoded. [Compared](sluice_core::batch::Role::Compared) ones have a lane of their own:
+    /// [`Operation::Align`] where that is the operation here, else [`Operation::MaxSim`].
     pub lane: Lane,
-    /// At least one; a query comes before the documents that need it.
+    /// A query comes before the documents that need it. Without any, the answer is complete at once.
     pub sequences: Vec<Sequence>,
     /// From then on nobody wants the result.
     pub deadline: Time,
@@ -101,12 +125,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the driver task and the executor thread for `backends`, one per model in the models' order.
-    /// They end when the last [`Engine`] is dropped and the last batch is done.
+    /// Starts the driver task and the executor thread that owns `backends`. They end when the last
+    /// [`Engine`] is dropped and the last batch is done.
     ///
     /// # Errors
     /// If the executor thread cannot be started.
-    pub fn start(backends: Vec<Box<dyn Backend>>, config: EngineConfig, clock: Clock) -> std::io::Result<Self> {
+    pub fn start(backends: Backends, config: EngineConfig, clock: Clock) -> std::io::Result<Self> {
         let scheduler = config.scheduler(&backends);
         let (submissions, inbox) = mpsc::channel(SUBMISSIONS_MAX);
         let cancellations = Arc::new(Cancellations::default());
@@ -179,9 +203,9 @@ impl Drop for Answer {
 impl EngineConfig {
     /// Bounds of the one scheduler that all backends share: the smallest of each.
     #[must_use]
-    pub fn scheduler(&self, backends: &[Box<dyn Backend>]) -> SchedulerConfig {
+    pub fn scheduler(&self, backends: &Backends) -> SchedulerConfig {
         let least = |limit: fn(&BackendLimits) -> u32| {
-            backends.iter().map(|backend| limit(&backend.limits())).min().unwrap_or(1).max(1)
+            backends.all().map(|backend| limit(&backend.limits())).min().unwrap_or(1).max(1)
         };
         let batch_tokens_max = least(|limits| limits.batch_tokens_max);
         SchedulerConfig {

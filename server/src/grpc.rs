@@ -2,9 +2,12 @@
 
 mod call;
 mod encode;
+mod explain;
 mod model;
 mod rerank;
 mod rerank_many;
+mod token_store;
+mod token_vectors;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,6 +19,7 @@ use crate::{
     engine::{Engine, EngineError, permit::Permits},
     models::Models,
     prepare::Preparer,
+    store::Store,
 };
 
 /// What the services share. Complete only once the models are warm: until then calls are refused.
@@ -27,6 +31,7 @@ struct Shared {
     default_deadline: Duration,
     permits: Permits,
     preparer: Preparer,
+    store: Option<Store>,
     drain: Drain,
     warm: OnceLock<Warm>,
 }
@@ -50,6 +55,8 @@ pub struct AppParts {
     pub permits: Permits,
     /// Tokenizing.
     pub preparer: Preparer,
+    /// Token vectors of documents, if they are kept.
+    pub store: Option<Store>,
     /// Whether the server is stopping.
     pub drain: Drain,
 }
@@ -58,8 +65,8 @@ impl App {
     /// An app that refuses calls until [`warm_up`](Self::warm_up).
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
-        let AppParts { limits, default_deadline, permits, preparer, drain } = parts;
-        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, drain, warm: OnceLock::new() }))
+        let AppParts { limits, default_deadline, permits, preparer, store, drain } = parts;
+        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, store, drain, warm: OnceLock::new() }))
     }
 
     /// Lets calls in. Once; later calls change nothing.

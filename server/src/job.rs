@@ -1,6 +1,15 @@
 //! Requests as the engine sees them: valid by construction, free of wire types.
 
-use sluice_core::{ModelIndex, Operation};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sluice_core::{
+    ModelIndex, Operation,
+    batch::{QueryVectors, TokenVectors},
+};
+use sluice_tokenstore::{ContentHash, Namespace};
+
+use crate::vectors::OwnedVectors;
 
 /// How documents are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,25 +60,103 @@ pub enum LongDocument {
     ChunkMean,
 }
 
+/// What documents are scored against.
+#[derive(Clone, Debug)]
+pub enum Query {
+    /// Not empty.
+    Text(String),
+    /// At least one row, of the model's dimension.
+    Vectors(Arc<QueryVectors>),
+}
+
+impl Query {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Vectors(vectors) => vectors.get().map_or(0, |vectors| size_of_val(vectors.data.as_slice())),
+        }
+    }
+}
+
 /// One candidate.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Document {
     /// The caller's name for it.
     pub id: String,
+    /// What there is of it.
+    pub content: Content,
+}
+
+/// What there is of a candidate.
+#[derive(Clone, Debug)]
+pub enum Content {
     /// Its text, possibly empty.
-    pub text: String,
+    Text(String),
+    /// At least one row, of the model's dimension.
+    Vectors(Arc<dyn TokenVectors>),
+    /// The token store, under the document's id.
+    Stored(StoredReference),
+}
+
+impl Content {
+    /// Its text, where the request has it.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Vectors(_) => None,
+            Self::Stored(reference) => reference.text.as_deref(),
+        }
+    }
+
+    /// Whether only late interaction can score it.
+    #[must_use]
+    pub fn needs_late_interaction(&self) -> bool {
+        !matches!(self, Self::Text(_))
+    }
+
+    fn bytes(&self) -> usize {
+        let vectors = match self {
+            // Those of the store lie in its files.
+            Self::Text(_) | Self::Stored(_) => 0,
+            Self::Vectors(vectors) => size_of_components(&**vectors),
+        };
+        vectors + self.text().map_or(0, str::len)
+    }
+}
+
+/// A document of the token store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredReference {
+    /// Where.
+    pub namespace: Namespace,
+    /// What its text hashes to; `None` takes whatever is stored.
+    pub content_hash: Option<ContentHash>,
+    /// What to encode if nothing is stored, or something else.
+    pub text: Option<String>,
+}
+
+fn size_of_components(vectors: &dyn TokenVectors) -> usize {
+    use sluice_core::batch::Components;
+
+    match vectors.components() {
+        Components::F32(x) => size_of_val(x),
+        Components::F16(x) => size_of_val(x),
+        Components::Int8 { codes, scales } => size_of_val(codes) + size_of_val(scales),
+        Components::Binary(bits) => bits.len(),
+    }
 }
 
 /// A valid rerank request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct RerankJob {
     /// Which model.
     pub model: ModelIndex,
     /// How to score; the model can.
     pub method: Method,
-    /// Not empty.
-    pub query: String,
-    /// At least one.
+    /// Vectors for late interaction alone.
+    pub query: Query,
+    /// At least one; other than texts for late interaction alone.
     pub documents: Vec<Document>,
     /// Results to return; `None` means all.
     pub top_n: Option<usize>,
@@ -86,12 +173,99 @@ pub struct RerankJob {
 }
 
 impl RerankJob {
-    /// Bytes of all its texts.
+    /// Bytes of all its texts and vectors.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let documents: usize = self.documents.iter().map(|document| document.text.len()).sum();
-        (self.query.len() + documents) as u64
+        let documents: usize = self.documents.iter().map(|document| document.content.bytes()).sum();
+        (self.query.bytes() + documents) as u64
     }
+}
+
+/// A valid explain request.
+#[derive(Clone, Debug)]
+pub struct ExplainJob {
+    /// Which model; it has late interaction.
+    pub model: ModelIndex,
+    /// What documents are scored against.
+    pub query: Query,
+    /// At least one.
+    pub documents: Vec<Document>,
+}
+
+impl ExplainJob {
+    /// Bytes of all its texts and vectors.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let documents: usize = self.documents.iter().map(|document| document.content.bytes()).sum();
+        (self.query.bytes() + documents) as u64
+    }
+}
+
+/// A valid put request.
+#[derive(Debug)]
+pub struct PutJob {
+    /// Whose vectors these are.
+    pub model: ModelIndex,
+    /// Where to.
+    pub namespace: Namespace,
+    /// At least one.
+    pub documents: Vec<NewDocument>,
+    /// How to keep them; `None` leaves it to the store.
+    pub storage: Option<StoredAs>,
+}
+
+impl PutJob {
+    /// Bytes of all its texts and vectors.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let bytes = |document: &NewDocument| match &document.content {
+            NewContent::Text(text) => text.len(),
+            NewContent::Vectors(vectors) => size_of_components(vectors),
+        };
+        self.documents.iter().map(bytes).sum::<usize>() as u64
+    }
+}
+
+/// A document to store.
+#[derive(Debug)]
+pub struct NewDocument {
+    /// 1 to 512 bytes.
+    pub id: String,
+    /// What there is of it.
+    pub content: NewContent,
+    /// SHA-256 of its text.
+    pub content_hash: ContentHash,
+}
+
+/// What there is of a document to store.
+#[derive(Debug)]
+pub enum NewContent {
+    /// Its text, to be encoded.
+    Text(String),
+    /// Its vectors, of the model's dimension.
+    Vectors(OwnedVectors),
+}
+
+/// How the token store keeps components.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoredAs {
+    /// 2 bytes a component.
+    #[default]
+    F16,
+    /// 1 byte a component and a scale a token.
+    Int8,
+    /// 1 bit a component.
+    Binary,
+}
+
+/// A valid delete request.
+#[derive(Debug)]
+pub struct DeleteJob {
+    /// Where from.
+    pub namespace: Namespace,
+    /// At least one.
+    pub ids: Vec<String>,
 }
 
 /// What `Encode` returns per text.
@@ -110,6 +284,8 @@ pub enum Dtype {
     F32,
     /// 2 bytes.
     F16,
+    /// 1 byte, and a scale per row.
+    I8,
 }
 
 /// A valid encode request.

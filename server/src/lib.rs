@@ -1,6 +1,7 @@
 //! The reranking server.
 //!
 //! One request's way through: [`grpc`] decodes → [`validate`] parses once → [`engine::permit`] admits →
+//! [`subject`] finds what is stored →
 //! [`prepare`] tokenizes and cuts → [`engine`] batches and computes → [`scoring`] puts scores together →
 //! [`grpc`] answers. Cancellation and permits go back against the stream, both by drop.
 
@@ -14,7 +15,10 @@ pub mod prepare;
 pub mod quickstart;
 pub mod scoring;
 pub mod serve;
+pub mod store;
+pub mod subject;
 pub mod validate;
+pub mod vectors;
 
 pub use config::ServerConfig;
 pub use serve::{Server, ServerError};

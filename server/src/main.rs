@@ -29,7 +29,8 @@ use sluice_service::{
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 /// Variables with our prefix that are somebody else's: the client's, and switches of the tests.
-const FOREIGN_VARIABLES: [&str; 3] = ["SLUICE_URL", "SLUICE_REQUIRE_MODEL", "SLUICE_LOAD_SECONDS"];
+const FOREIGN_VARIABLES: [&str; 5] =
+    ["SLUICE_URL", "SLUICE_REQUIRE_MODEL", "SLUICE_LOAD_SECONDS", "SLUICE_REQUIRE_ISA", "SLUICE_REQUIRE_GPU"];
 /// Width of the quickstart's table.
 const TABLE_COLUMNS: usize = 100;
 /// Printed below it.
@@ -55,6 +56,9 @@ struct Flags {
     /// default. Repeatable; the first answers requests that name none; none means the pinned default model.
     #[arg(long = "model", value_name = "NAME=SOURCE")]
     models: Vec<String>,
+    /// Folder in which documents' token vectors are kept; nothing is kept unless given.
+    #[arg(long, value_name = "DIR")]
+    token_store: Option<PathBuf>,
     /// What computes: auto, cpu or cuda.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
@@ -211,6 +215,10 @@ fn flag_layer(flags: &Flags, faults: &mut Vec<String>) -> toml::Table {
     }
     if !models.is_empty() {
         layer.insert("model".to_owned(), models.into());
+    }
+    if let Some(dir) = &flags.token_store {
+        let table = toml::Table::from_iter([("dir".to_owned(), dir.display().to_string().into())]);
+        layer.insert("token_store".to_owned(), table.into());
     }
     layer
 }

@@ -6,7 +6,7 @@
 use metrics::{
     Counter, Gauge, Histogram, Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
-use sluice_core::{Operation, admission::Work};
+use sluice_core::{Operation, admission::Work, backend::DeviceCache};
 
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -49,6 +49,10 @@ pub fn describe() {
     describe_gauge!("sluice_batches_in_flight", "Batches dispatched and not completed");
     describe_counter!("sluice_batch_faults_total", "Batches that failed on the device, by kind");
     describe_counter!("sluice_tokens_total", "Tokens of answered requests, by kind: query, document");
+    describe_counter!("sluice_token_store_lookups_total", "Stored documents asked for, by result: hit, missing, stale");
+    describe_counter!("sluice_device_cache_total", "Stored documents on the device, by event: hit, miss, eviction");
+    describe_gauge!("sluice_device_cache_documents", "Stored documents whose vectors are on the device");
+    describe_gauge!("sluice_device_cache_bytes", "Bytes of the device that they take");
     describe_gauge!("sluice_model_info", "1 per loaded model; what it is stands in the labels");
 }
 
@@ -106,6 +110,11 @@ pub fn left(work: Work) {
     gauge!("sluice_admitted_bytes").decrement(work.bytes as f64);
 }
 
+/// Counts a stored document that was asked for.
+pub fn token_store_lookup(result: &'static str) {
+    counter!("sluice_token_store_lookups_total", "result" => result).increment(1);
+}
+
 /// Shows a loaded model.
 pub fn model(labels: Vec<Label>) {
     gauge!("sluice_model_info", labels).set(1.0);
@@ -150,6 +159,16 @@ pub(crate) fn computed(operation: Operation, tokens: usize, padding: usize, seco
     counter!("sluice_computed_tokens_total", "kind" => "real").increment(tokens as u64);
     counter!("sluice_computed_tokens_total", "kind" => "padding").increment(padding as u64);
     histogram!("sluice_compute_duration_seconds", "operation" => operation.name()).record(seconds);
+}
+
+/// Shows what a device keeps of stored documents.
+pub(crate) fn device_cache(cache: DeviceCache) {
+    let DeviceCache { hits, misses, evictions, documents, bytes } = cache;
+    for (event, count) in [("hit", hits), ("miss", misses), ("eviction", evictions)] {
+        counter!("sluice_device_cache_total", "event" => event).absolute(count);
+    }
+    gauge!("sluice_device_cache_documents").set(documents as f64);
+    gauge!("sluice_device_cache_bytes").set(bytes as f64);
 }
 
 /// Counts a batch that failed.

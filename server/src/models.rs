@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sluice_core::{ModelIndex, backend::Backend};
 use sluice_inference::{LoadedModel, ModelInfo, TextEncoder};
+use sluice_tokenstore::{ContentHash, ModelDigest};
 
 use crate::job::Method;
 
@@ -14,6 +15,8 @@ pub struct Model {
     pub name: String,
     /// What it is and can do.
     pub info: ModelInfo,
+    /// Its digest, as bytes.
+    pub digest: ModelDigest,
     /// Its tokenizer.
     pub text: Arc<TextEncoder>,
 }
@@ -52,7 +55,10 @@ impl Models {
     pub fn split(loaded: Vec<(String, LoadedModel)>) -> (Self, Vec<Box<dyn Backend>>) {
         let (models, backends) = loaded
             .into_iter()
-            .map(|(name, loaded)| (Model { name, info: loaded.info, text: loaded.text }, loaded.backend))
+            .map(|(name, LoadedModel { info, text, backend })| {
+                let digest = model_digest(&info);
+                (Model { name, info, digest, text }, backend)
+            })
             .unzip();
         (Self(models), backends)
     }
@@ -78,4 +84,9 @@ impl Models {
     pub fn iter(&self) -> impl Iterator<Item = (ModelIndex, &Model)> {
         (0_u16..).map(ModelIndex).zip(&self.0)
     }
+}
+
+/// Digests are SHA-256 in hexadecimal; whatever else names a model by its content is as good once hashed.
+fn model_digest(info: &ModelInfo) -> ModelDigest {
+    ModelDigest::from_hex(&info.digest).unwrap_or_else(|| ModelDigest(ContentHash::of_text(&info.digest).0))
 }

@@ -1,11 +1,12 @@
 //! From texts to sequences: tokenizing, cutting, chunking, pairing.
 //!
 //! The query is tokenized once and spliced into every pair. It is never cut: one that does not fit is
-//! refused. Documents are cut or chunked, and say so.
+//! refused. Documents are cut or chunked, and say so. Documents whose vectors are there already become
+//! comparisons, behind the sequences that have to be encoded.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use sluice_core::batch::{QueryVectors, Role, Sequence};
+use sluice_core::batch::{Comparison, QueryVectors, Role, Sequence, TokenVectors};
 use sluice_inference::{TextEncoder, TextTokens, TokenizeError};
 use sluice_service::status::{FieldFault, Refusal};
 
@@ -14,13 +15,24 @@ use crate::{
         Clock,
         tokenizer_pool::{TaskLost, TokenizerPool},
     },
-    job::{EncodeJob, LongDocument, Method, RerankJob},
+    job::{Document, EncodeJob, LongDocument, Method, Query, RerankJob},
+    subject::{Source, Subject},
 };
+
+mod spelled;
+
+pub use spelled::{Spelled, SpelledToken};
+
+/// Floating-point operations of a comparison that count as one token of an encoder: a fifth of what a token costs in a
+/// small encoder (21 million in MiniLM-L6), since comparing is bound by memory as much as by arithmetic. Rough: it
+/// says how many comparisons share a batch, not how long they take.
+const COMPARISON_FLOPS_PER_TOKEN: u64 = 1 << 22;
 
 /// A request as sequences, and what its units mean.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The query first, where it is a sequence of its own; then every document's chunks.
+    /// The query first, where it has to be encoded by itself; then every document's chunks; then the comparisons.
+    /// Empty if there is nothing to score.
     pub sequences: Vec<Sequence>,
     /// By document, in order.
     pub documents: Vec<DocumentUnits>,
@@ -49,12 +61,23 @@ impl Prepared {
 pub struct DocumentUnits {
     /// Index of its first unit; the others follow.
     pub first_unit: u32,
-    /// Where each of its units begins and ends in its text, in bytes; at least one.
+    /// Where each of its units begins and ends in its text, in bytes; empty for a comparison's, and none for a document
+    /// that cannot be scored.
     pub chunks: Vec<Range<u32>>,
-    /// Tokens over all its units, special tokens included.
+    /// Tokens over all its units, special tokens included; rows, if it brings vectors.
     pub tokens: u32,
     /// A part of the text was not read.
     pub truncated: bool,
+    /// What is scored.
+    pub source: Source,
+}
+
+impl DocumentUnits {
+    /// Whether there is anything to score.
+    #[must_use]
+    pub fn is_scored(&self) -> bool {
+        !self.chunks.is_empty()
+    }
 }
 
 /// What preparing needs besides the job. Cheap to clone.
@@ -69,43 +92,61 @@ pub struct Preparer {
 }
 
 impl Preparer {
-    /// Tokenizes a rerank job and lays it out for a model that takes sequences of `tokens_max`.
+    /// Tokenizes what has to be encoded of a rerank job and lays it out for a model that takes sequences of `tokens_max`.
+    /// `subjects` says what is scored of each document.
     ///
     /// # Errors
     /// [`Refusal::InvalidArgument`] for a query that does not fit the model.
     pub async fn rerank(
         &self,
         job: &Arc<RerankJob>,
+        subjects: Vec<Subject>,
         text: &Arc<TextEncoder>,
         tokens_max: usize,
     ) -> Result<Prepared, Refusal> {
         let begin = self.clock.now();
-        let query = Arc::new(self.query(job, text).await?);
+        let query = Arc::new(self.query(&job.query, text).await?);
         let room = document_room(job.method, text, query.len(), tokens_max)?;
         let cutter = Cutter {
             chunk_tokens: job.document_tokens_max.map_or(room, |max| max.min(room)),
             chunks_max: if job.long_document == LongDocument::Cut { 1 } else { self.chunks_per_document_max },
         };
+        let texts = Subject::texts(&subjects);
         let read = {
-            let (job, text, query) = (Arc::clone(job), Arc::clone(text), Arc::clone(&query));
+            let (job, text, query, texts) = (Arc::clone(job), Arc::clone(text), Arc::clone(&query), texts.clone());
             move |index: usize| {
-                let tokens = text.tokens(&job.documents[index].text, Some(cutter.tokens_needed()))?;
+                let tokens = text.tokens(document_text(&job.documents, texts[index]), Some(cutter.tokens_needed()))?;
                 Ok(cutter.cut(&tokens, |ids| match job.method {
                     Method::CrossEncoder => text.pair(&query, ids),
                     Method::LateInteraction | Method::Dense => alone(&text, ids),
                 }))
             }
         };
-        let pieces = self.pool.map(job.documents.len(), read).await.map_err(lost)?;
-        let mut layout = Layout::default();
-        if job.method.encodes_query_alone() {
-            layout.query(job.method, text.single(&query));
+        let pieces = self.pool.map(texts.len(), read).await.map_err(lost)?;
+        let mut layout = Layout::new(job.method, &subjects);
+        let query_tokens = match &job.query {
+            Query::Text(_) => {
+                let ids = text.single(&query);
+                let tokens = ids.len();
+                if job.method.encodes_query_alone() && subjects.iter().any(Subject::is_scored) {
+                    layout.query(ids);
+                }
+                tokens
+            }
+            Query::Vectors(vectors) => {
+                layout.vectors = Arc::clone(vectors);
+                vectors.get().map_or(0, sluice_core::batch::TokenMatrix::rows)
+            }
+        };
+        for (&index, piece) in texts.iter().zip(pieces) {
+            layout.document(index, piece.map_err(|error| failed(&error))?);
         }
-        for piece in pieces {
-            layout.document(job.method, piece.map_err(|error| failed(&error))?);
+        for (index, subject) in subjects.into_iter().enumerate() {
+            if let Subject::Vectors { vectors, truncated, .. } = subject {
+                layout.comparison(index, vectors, truncated, query_tokens);
+            }
         }
-        let query_tokens = (query.len() + text.special_tokens_single()) as u64;
-        Ok(layout.finish(query_tokens, self.clock.now().since(begin)))
+        Ok(layout.finish(query_tokens as u64, self.clock.now().since(begin)))
     }
 
     /// Tokenizes an encode job and lays it out: one unit per text.
@@ -123,21 +164,35 @@ impl Preparer {
             }
         };
         let pieces = self.pool.map(job.texts.len(), read).await.map_err(lost)?;
-        let mut layout = Layout::default();
-        for piece in pieces {
-            layout.document(Method::Dense, piece.map_err(|error| failed(&error))?);
+        let subjects: Vec<_> = pieces.iter().map(|_| Subject::Text(Source::Text)).collect();
+        let mut layout = Layout::new(Method::Dense, &subjects);
+        for (index, piece) in pieces.into_iter().enumerate() {
+            layout.document(index, piece.map_err(|error| failed(&error))?);
         }
         Ok(layout.finish(0, self.clock.now().since(begin)))
     }
 
-    async fn query(&self, job: &Arc<RerankJob>, text: &Arc<TextEncoder>) -> Result<Vec<u32>, Refusal> {
+    /// Tokens of the query, special ones left out; none if it came as vectors.
+    async fn query(&self, query: &Query, text: &Arc<TextEncoder>) -> Result<Vec<u32>, Refusal> {
+        let Query::Text(query) = query.clone() else { return Ok(Vec::new()) };
         let read = {
-            let (job, text) = (Arc::clone(job), Arc::clone(text));
-            move |_| text.tokens(&job.query, None)
+            let text = Arc::clone(text);
+            move |_| text.tokens(&query, None)
         };
         let tokens = self.pool.map(1, read).await.map_err(lost)?.pop().ok_or(Refusal::Internal)?;
         Ok(tokens.map_err(|error| failed(&error))?.ids)
     }
+}
+
+/// The text of a document that is scored by it.
+fn document_text(documents: &[Document], index: usize) -> &str {
+    documents[index].content.text().unwrap_or_default()
+}
+
+/// What comparing costs, in tokens that would take an encoder about as long; at least 1.
+fn comparison_cost(query_rows: usize, vectors: &dyn TokenVectors) -> u32 {
+    let flops = 2 * (query_rows as u64).saturating_mul((vectors.rows() * vectors.dim()) as u64);
+    u32::try_from(flops.div_ceil(COMPARISON_FLOPS_PER_TOKEN)).unwrap_or(u32::MAX).max(1)
 }
 
 /// Tokens of a document that fit beside the query; at least one.
@@ -210,34 +265,65 @@ impl Cutter {
 }
 
 /// Lays sequences out: unit indices in the order in which they will be computed.
-#[derive(Default)]
 struct Layout {
+    method: Method,
     sequences: Vec<Sequence>,
     documents: Vec<DocumentUnits>,
     vectors: Arc<QueryVectors>,
 }
 
 impl Layout {
-    fn query(&mut self, method: Method, ids: Vec<u32>) {
-        let role = match method {
+    /// One document per subject, none with units yet.
+    fn new(method: Method, subjects: &[Subject]) -> Self {
+        let documents = subjects.iter().map(|subject| DocumentUnits {
+            first_unit: 0,
+            chunks: Vec::new(),
+            tokens: 0,
+            truncated: false,
+            source: subject.source(),
+        });
+        Self { method, sequences: Vec::new(), documents: documents.collect(), vectors: Arc::default() }
+    }
+
+    fn query(&mut self, ids: Vec<u32>) {
+        let role = match self.method {
             Method::LateInteraction => Role::Query(Arc::clone(&self.vectors)),
             Method::Dense | Method::CrossEncoder => Role::Plain,
         };
         self.sequences.push(Sequence::single(ids, role));
     }
 
-    fn document(&mut self, method: Method, pieces: Pieces) {
-        let first_unit = u32::try_from(self.sequences.len()).unwrap_or(u32::MAX);
+    fn document(&mut self, index: usize, pieces: Pieces) {
+        let first_unit = self.next_unit();
         let mut tokens = 0;
         for (input_ids, second_segment_start) in pieces.sequences {
             tokens += u32::try_from(input_ids.len()).unwrap_or(u32::MAX);
-            let role = match method {
+            let role = match self.method {
                 Method::LateInteraction => Role::Document(Arc::clone(&self.vectors)),
                 Method::Dense | Method::CrossEncoder => Role::Plain,
             };
             self.sequences.push(Sequence { input_ids, second_segment_start, role });
         }
-        self.documents.push(DocumentUnits { first_unit, chunks: pieces.chunks, tokens, truncated: pieces.truncated });
+        let document = &mut self.documents[index];
+        (document.first_unit, document.chunks) = (first_unit, pieces.chunks);
+        (document.tokens, document.truncated) = (tokens, pieces.truncated);
+    }
+
+    /// Behind every sequence that is encoded: units leave in order, and the query's vectors are then there.
+    fn comparison(&mut self, index: usize, vectors: Arc<dyn TokenVectors>, truncated: bool, query_rows: usize) {
+        let first_unit = self.next_unit();
+        let cost = comparison_cost(query_rows, &*vectors);
+        let document = &mut self.documents[index];
+        // One unit, and no part of a text.
+        (document.first_unit, document.chunks) = (first_unit, std::iter::once(0..0).collect());
+        document.tokens = u32::try_from(vectors.rows()).unwrap_or(u32::MAX);
+        document.truncated = truncated;
+        let comparison = Comparison { query: Arc::clone(&self.vectors), document: vectors, cost };
+        self.sequences.push(Sequence::compared(comparison));
+    }
+
+    fn next_unit(&self) -> u32 {
+        u32::try_from(self.sequences.len()).unwrap_or(u32::MAX)
     }
 
     fn finish(self, query_tokens: u64, tokenize: Duration) -> Prepared {

@@ -39,7 +39,7 @@ struct DocumentScore {
     first_unit: u32,
     chunks: Vec<Option<f32>>,
     missing: usize,
-    /// Final once nothing is missing.
+    /// Final once nothing is missing; −∞ for a document without units.
     score: f32,
 }
 
@@ -58,10 +58,10 @@ impl Scoring {
     /// Nothing scored yet.
     #[must_use]
     pub fn new(job: &RerankJob, documents: &[DocumentUnits]) -> Self {
-        let query_units = usize::from(job.method.encodes_query_alone());
-        let mut document_of_unit = vec![None; query_units];
+        let end = |document: &DocumentUnits| document.first_unit as usize + document.chunks.len();
+        let mut document_of_unit = vec![None; documents.iter().map(end).max().unwrap_or(0)];
         for (index, document) in (0_u32..).zip(documents) {
-            document_of_unit.extend(std::iter::repeat_n(Some(index), document.chunks.len()));
+            document_of_unit[document.first_unit as usize..end(document)].fill(Some(index));
         }
         let documents = documents
             .iter()
@@ -84,7 +84,7 @@ impl Scoring {
         }
     }
 
-    /// Documents whose score is final.
+    /// Documents that have got their score.
     #[must_use]
     pub fn scored(&self) -> usize {
         self.scored
@@ -182,14 +182,17 @@ mod tests {
     use sluice_core::ModelIndex;
 
     use super::*;
-    use crate::job::Document;
+    use crate::{
+        job::{Content, Document, Query},
+        subject::{Source, Unavailable},
+    };
 
     fn job(method: Method, long_document: LongDocument) -> RerankJob {
         RerankJob {
             model: ModelIndex(0),
             method,
-            query: "q".to_owned(),
-            documents: vec![Document { id: String::new(), text: String::new() }; 2],
+            query: Query::Text("q".to_owned()),
+            documents: vec![Document { id: String::new(), content: Content::Text(String::new()) }; 2],
             top_n: None,
             min_score: None,
             return_text: false,
@@ -201,7 +204,7 @@ mod tests {
 
     fn units(first_unit: u32, chunks: usize) -> DocumentUnits {
         let chunks = (0_u32..).take(chunks).map(|chunk| chunk * 10..chunk * 10 + 10).collect();
-        DocumentUnits { first_unit, chunks, tokens: 0, truncated: false }
+        DocumentUnits { first_unit, chunks, tokens: 0, truncated: false, source: Source::Text }
     }
 
     #[test]
@@ -247,6 +250,19 @@ mod tests {
             let order: Vec<usize> = scoring.ranking(&job, &documents).iter().map(|place| place.index).collect();
             assert_eq!(order, expected, "{top_n:?} {min_score:?}");
         }
+    }
+
+    #[test]
+    fn a_document_without_units_comes_last() {
+        let job = job(Method::LateInteraction, LongDocument::Cut);
+        let nothing = DocumentUnits { source: Source::Nothing(Unavailable::Missing), ..units(0, 0) };
+        let documents = [nothing, units(1, 1)];
+        let mut scoring = Scoring::new(&job, &documents);
+        let scored = scoring.absorb(vec![(0, SlotValue::Score(0.0)), (1, SlotValue::Score(-7.0))]);
+        assert_eq!(scored, Ok(vec![(1, -7.0)]));
+        let ranking: Vec<_> =
+            scoring.ranking(&job, &documents).iter().map(|place| (place.index, place.score)).collect();
+        assert_eq!(ranking, [(1, -7.0), (0, f32::NEG_INFINITY)]);
     }
 
     #[test]

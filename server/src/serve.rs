@@ -6,15 +6,17 @@ use metrics::Label;
 use sluice_core::{
     Lane, Operation,
     admission::Work,
+    backend::Backend,
     batch::{QueryVectors, Role, Sequence},
 };
 use sluice_inference::{
-    CpuOptions, HubSettings, LoadedModel, ModelError, ModelInfo, Progress, Resolver, Source, SourceError,
+    CpuComparer, CpuOptions, CudaComparer, CudaError, HubSettings, LoadError, LoadedModel, ModelError, ModelInfo,
+    Progress, Resolver, Source, SourceError,
 };
 use sluice_proto::{
     FILE_DESCRIPTOR_SET,
     model::v1::{encode_service_server::EncodeServiceServer, model_service_server::ModelServiceServer},
-    rerank::v1::rerank_service_server::RerankServiceServer,
+    rerank::v1::{rerank_service_server::RerankServiceServer, token_store_service_server::TokenStoreServiceServer},
 };
 use sluice_service::{
     deadline::ArrivalLayer,
@@ -27,20 +29,25 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     ServerConfig,
-    config::ModelConfig,
+    config::{Device, ModelConfig},
     engine::{
-        Clock, Engine, EngineConfig, EngineError, Progress as EngineProgress, Submission, permit::Permits,
+        Backends, Clock, Engine, EngineConfig, EngineError, Progress as EngineProgress, Submission, permit::Permits,
         tokenizer_pool::TokenizerPool,
     },
     grpc::{App, AppParts, Warm},
     metrics as counted,
     models::{Model, Models},
     prepare::Preparer,
+    store::{Store, StoreError},
 };
 
 /// Health is reported for these and for the empty name.
-pub const SERVICES: [&str; 3] =
-    ["sluice.rerank.v1.RerankService", "sluice.model.v1.ModelService", "sluice.model.v1.EncodeService"];
+pub const SERVICES: [&str; 4] = [
+    "sluice.rerank.v1.RerankService",
+    "sluice.rerank.v1.TokenStoreService",
+    "sluice.model.v1.ModelService",
+    "sluice.model.v1.EncodeService",
+];
 
 /// Units that wait: far more than admission lets in as documents, since a document may be many chunks.
 const QUEUED_UNITS_MAX: usize = 4_000_000;
@@ -51,6 +58,8 @@ const LOOK_AHEAD_REQUESTS_MAX: usize = 64;
 const CPU_BATCH_TOKENS: u32 = 1024;
 /// Sequences of a batch: bounds what a batch of very short texts costs beside its tokens.
 const BATCH_SEQUENCES_MAX: u32 = 256;
+/// The device that is used, as CUDA_VISIBLE_DEVICES counts them.
+const CUDA_ORDINAL: usize = 0;
 /// Time for a model's first batch.
 const WARM_UP_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -107,6 +116,15 @@ pub enum ServerError {
     /// A model's source cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The token store cannot be opened.
+    #[error("token store: {0}")]
+    TokenStore(#[from] StoreError),
+    /// What compares token vectors could not be started.
+    #[error("comparing token vectors: {0}")]
+    Comparer(#[source] LoadError),
+    /// A CUDA device was asked for, and cannot be used.
+    #[error("device = \"cuda\": {0}")]
+    Cuda(#[from] CudaError),
     /// A model takes sequences longer than a batch may be.
     #[error("model {name:?} takes {tokens_max} tokens, more than a batch of {batch_tokens_max}")]
     BatchTooSmall {
@@ -184,11 +202,18 @@ impl Server {
         let pool = TokenizerPool::start(config.tokenizer_threads(machine.processors)).map_err(ServerError::Thread)?;
         let preparer =
             Preparer { pool, clock: clock.clone(), chunks_per_document_max: config.limits.chunks_per_document_max };
+        let store = match &config.token_store.dir {
+            Some(dir) => Some(Store::open(dir, &config.token_store)?),
+            None => None,
+        };
+        let following =
+            store.clone().filter(|_| config.token_store.read_only).map(|store| tokio::spawn(store.follow()));
         let app = App::new(AppParts {
             limits: config.limits,
             default_deadline: config.default_deadline,
             permits: Permits::new(config.admission_limits(), clock.clone()),
             preparer,
+            store,
             drain: drain.clone(),
         });
         let upkeep = tokio::spawn({
@@ -207,6 +232,7 @@ impl Server {
             .add_service(reflection)
             .add_service(reflection_alpha)
             .add_service(grpc_service!(config.grpc, RerankServiceServer::new(app.clone())))
+            .add_service(grpc_service!(config.grpc, TokenStoreServiceServer::new(app.clone())))
             .add_service(grpc_service!(config.grpc, ModelServiceServer::new(app.clone())))
             .add_service(grpc_service!(config.grpc, EncodeServiceServer::new(app.clone())))
             .serve_with_incoming_shutdown(config.grpc.incoming(listener), drain.stopping());
@@ -229,6 +255,9 @@ impl Server {
             failed = warm_up => failed,
         };
         upkeep.abort();
+        if let Some(following) = following {
+            following.abort();
+        }
         ending
     }
 }
@@ -245,6 +274,7 @@ async fn load(config: &ServerConfig, machine: &Machine, clock: Clock) -> Result<
         loading.await.map_err(|error| ServerError::Thread(std::io::Error::other(error)))??
     };
     let (models, backends) = Models::split(loaded);
+    let backends = Backends { models: backends, vectors: comparer(config)? };
     let engine_config = EngineConfig {
         batch_tokens_max: Some(config.scheduler.batch_tokens_max).filter(|max| *max > 0),
         queued_units_max: QUEUED_UNITS_MAX,
@@ -266,12 +296,34 @@ async fn load(config: &ServerConfig, machine: &Machine, clock: Clock) -> Result<
     Ok(Warm { models, engine })
 }
 
+/// What compares token vectors: a CUDA device where there is a usable one, else the processor.
+fn comparer(config: &ServerConfig) -> Result<Box<dyn Backend>, ServerError> {
+    let cache_bytes = usize::try_from(config.token_store.device_cache_bytes_max).unwrap_or(usize::MAX);
+    let cpu = || CpuComparer::new(BATCH_SEQUENCES_MAX, config.compute_threads).map_err(ServerError::Comparer);
+    let cuda = |cpu| CudaComparer::open(CUDA_ORDINAL, cache_bytes, cpu);
+    match config.device {
+        Device::Cpu => {}
+        Device::Cuda => return Ok(Box::new(cuda(cpu()?)?)),
+        Device::Auto => match cuda(cpu()?) {
+            Ok(comparer) => {
+                tracing::info!("token vectors are compared on the CUDA device");
+                return Ok(Box::new(comparer));
+            }
+            Err(reason) => tracing::info!(%reason, "no CUDA device is used"),
+        },
+    }
+    Ok(Box::new(cpu()?))
+}
+
 fn load_models(config: &ServerConfig, machine: &Machine) -> Result<Vec<(String, LoadedModel)>, ServerError> {
     let cache = config.cache_dir.clone().unwrap_or_else(|| machine.cache_dir.clone());
     let resolver = Resolver::new(cache, Arc::clone(&machine.progress)).with_hub(machine.hub.clone());
+    let batch_tokens_max = Some(config.scheduler.batch_tokens_max).filter(|max| *max > 0).unwrap_or(CPU_BATCH_TOKENS);
     let options = CpuOptions {
-        batch_tokens_max: Some(config.scheduler.batch_tokens_max).filter(|max| *max > 0).unwrap_or(CPU_BATCH_TOKENS),
-        batch_sequences_max: BATCH_SEQUENCES_MAX,
+        engine: config.backend.engine(),
+        precision: config.precision.into(),
+        threads: config.compute_threads,
+        ..CpuOptions::new(batch_tokens_max, BATCH_SEQUENCES_MAX)
     };
     let mut loaded = Vec::new();
     for ModelConfig { name, source: from } in config.models() {
@@ -298,7 +350,11 @@ async fn first_batch(engine: &Engine, lane: Lane, model: &Model) -> Result<(), E
     let vectors = Arc::new(QueryVectors::default());
     let roles = match lane.operation {
         Operation::LateInteraction => vec![Role::Query(Arc::clone(&vectors)), Role::Document(vectors)],
-        Operation::CrossEncode | Operation::EncodeDense | Operation::EncodeTokens => vec![Role::Plain],
+        Operation::CrossEncode
+        | Operation::EncodeDense
+        | Operation::EncodeTokens
+        | Operation::MaxSim
+        | Operation::Align => vec![Role::Plain],
     };
     let ids = model.text.single(&[]);
     let sequences = roles.into_iter().map(|role| Sequence::single(ids.clone(), role)).collect();

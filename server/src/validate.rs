@@ -2,18 +2,32 @@
 //!
 //! Every fault of a message is reported, each with the path of its field.
 
-use sluice_core::ModelIndex;
+use std::sync::Arc;
+
+use sluice_core::{ModelIndex, batch::QueryVectors};
 use sluice_proto::{model::v1 as model_wire, rerank::v1 as wire};
 use sluice_service::status::{FieldFault, Refusal};
+use sluice_tokenstore::{ContentHash, Namespace};
 
 use crate::{
     config::Limits,
-    job::{Document, Dtype, EncodeJob, EncodeKind, LongDocument, Method, RerankJob, ScoreKind},
+    job::{
+        Content, Document, Dtype, EncodeJob, EncodeKind, ExplainJob, LongDocument, Method, Query, RerankJob, ScoreKind,
+        StoredReference,
+    },
     models::{Model, Models},
 };
 
+mod token_store;
+mod vectors;
+
+pub use token_store::{delete, namespace_or_all, put};
+use vectors::Expected;
+
 /// Bytes of a document's id.
 const DOCUMENT_ID_BYTES_MAX: usize = 512;
+/// Documents of a request that asks for explanations: they are for people.
+const EXPLAINED_DOCUMENTS_MAX: usize = 100;
 /// Bytes of a model's name.
 const MODEL_NAME_BYTES_MAX: usize = 256;
 /// Faults listed in one answer: a request of nothing but faults must not be answered with a book.
@@ -27,8 +41,11 @@ pub fn rerank(request: wire::RerankRequest, models: &Models, limits: &Limits) ->
     let mut faults = Faults::default();
     faults.model_name(&request.model);
     faults.top(&request);
-    let query = faults.query(request.query, limits);
-    let documents = faults.documents(request.documents, limits);
+    // Faults of a request for an unknown model come before its name, as far as they can be found without the model.
+    let dim = models.find(&request.model).map(|(_, entry)| entry.info.embedding_dim as usize);
+    let query = faults.query(request.query, dim, limits);
+    faults.count("documents", request.documents.len(), limits.documents_per_request_max);
+    let documents = faults.documents(request.documents, dim, limits);
     let method = faults.method(request.method);
     let score_kind = faults.score_kind(request.score_kind);
     let truncation = request.truncation.unwrap_or_default();
@@ -36,6 +53,7 @@ pub fn rerank(request: wire::RerankRequest, models: &Models, limits: &Limits) ->
     let (model, entry) = find(models, &request.model, &faults)?;
     let method = method.unwrap_or_else(|| entry.default_method());
     faults.capability(entry, method, score_kind);
+    faults.vectors_fit(method, &query, &documents);
     faults.finish()?;
     Ok(RerankJob {
         model,
@@ -70,6 +88,7 @@ pub fn encode(request: model_wire::EncodeRequest, models: &Models, limits: &Limi
     let dtype = match DataType::try_from(request.dtype) {
         Ok(DataType::Unspecified | DataType::F32) => Dtype::F32,
         Ok(DataType::F16) => Dtype::F16,
+        Ok(DataType::I8) => Dtype::I8,
         Err(_) => faults.unknown_value("dtype", request.dtype, Dtype::F32),
     };
     let (model, entry) = find(models, &request.model, &faults)?;
@@ -90,6 +109,25 @@ pub fn encode(request: model_wire::EncodeRequest, models: &Models, limits: &Limi
     }
     faults.finish()?;
     Ok(EncodeJob { model, texts: request.texts, kind, dtype, tokens_max })
+}
+
+/// Turns an explain request into a job.
+///
+/// # Errors
+/// As for [`rerank`].
+pub fn explain(request: wire::ExplainRequest, models: &Models, limits: &Limits) -> Result<ExplainJob, Refusal> {
+    let mut faults = Faults::default();
+    faults.model_name(&request.model);
+    let dim = models.find(&request.model).map(|(_, entry)| entry.info.embedding_dim as usize);
+    let query = faults.query(request.query, dim, limits);
+    faults.count("documents", request.documents.len(), EXPLAINED_DOCUMENTS_MAX.min(limits.documents_per_request_max));
+    let documents = faults.documents(request.documents, dim, limits);
+    let (model, entry) = find(models, &request.model, &faults)?;
+    if !entry.info.late_interaction || !entry.info.encode_tokens {
+        faults.add("model", format!("{:?} has no late interaction to explain", entry.name));
+    }
+    faults.finish()?;
+    Ok(ExplainJob { model, query, documents })
 }
 
 /// A tokenize request that may be answered.
@@ -161,46 +199,122 @@ impl Faults {
         }
     }
 
-    fn query(&mut self, query: Option<wire::Query>, limits: &Limits) -> String {
-        let Some(wire::query::Content::Text(text)) = query.and_then(|query| query.content) else {
-            self.add("query", "is required");
-            return String::new();
-        };
-        if text.trim().is_empty() {
-            self.add("query.text", "must not be empty");
+    /// `dim` is `None` for a model that is not known: vectors are then not looked at.
+    fn query(&mut self, query: Option<wire::Query>, dim: Option<usize>, limits: &Limits) -> Query {
+        let nothing = Query::Text(String::new());
+        match query.and_then(|query| query.content) {
+            Some(wire::query::Content::Text(text)) => {
+                if text.trim().is_empty() {
+                    self.add("query.text", "must not be empty");
+                }
+                if text.len() as u64 > limits.query_bytes_max {
+                    self.add("query.text", format!("must be at most {} bytes", limits.query_bytes_max));
+                }
+                Query::Text(text)
+            }
+            Some(wire::query::Content::Embedding(embedding)) => {
+                let Some(dim) = dim else { return nothing };
+                let expected = Expected { dim, rows_max: limits.query_vectors_max };
+                self.vectors("query.embedding", &embedding, expected)
+                    .map_or(nothing, |vectors| Query::Vectors(Arc::new(QueryVectors::known(vectors.into_matrix()))))
+            }
+            None => {
+                self.add("query", "is required");
+                nothing
+            }
         }
-        if text.len() as u64 > limits.query_bytes_max {
-            self.add("query.text", format!("must be at most {} bytes", limits.query_bytes_max));
-        }
-        text
     }
 
-    fn documents(&mut self, documents: Vec<wire::Document>, limits: &Limits) -> Vec<Document> {
-        self.count("documents", documents.len(), limits);
+    /// Those that are valid; all of them, if no fault was found.
+    fn documents(&mut self, documents: Vec<wire::Document>, dim: Option<usize>, limits: &Limits) -> Vec<Document> {
         let mut jobs = Vec::with_capacity(documents.len());
         for (index, document) in documents.into_iter().enumerate() {
             if document.id.len() > DOCUMENT_ID_BYTES_MAX {
                 self.add(format!("documents[{index}].id"), format!("must be at most {DOCUMENT_ID_BYTES_MAX} bytes"));
             }
-            let Some(wire::document::Content::Text(text)) = document.content else {
-                self.add(format!("documents[{index}]"), "must have a text");
+            let Some(content) = document.content else {
+                self.add(format!("documents[{index}]"), "must have a text, an embedding or a stored document");
                 continue;
             };
-            self.text_bytes(|| format!("documents[{index}].text"), &text, limits);
-            jobs.push(Document { id: document.id, text });
+            if let Some(content) = self.content(index, &document.id, content, dim, limits) {
+                jobs.push(Document { id: document.id, content });
+            }
         }
         jobs
     }
 
+    fn content(
+        &mut self,
+        index: usize,
+        id: &str,
+        content: wire::document::Content,
+        dim: Option<usize>,
+        limits: &Limits,
+    ) -> Option<Content> {
+        match content {
+            wire::document::Content::Text(text) => {
+                self.text_bytes(|| format!("documents[{index}].text"), &text, limits);
+                Some(Content::Text(text))
+            }
+            wire::document::Content::Embedding(embedding) => {
+                let expected = Expected { dim: dim?, rows_max: limits.document_vectors_max };
+                let vectors = self.vectors(&format!("documents[{index}].embedding"), &embedding, expected)?;
+                Some(Content::Vectors(Arc::new(vectors)))
+            }
+            wire::document::Content::Stored(stored) => {
+                if id.is_empty() {
+                    self.add(format!("documents[{index}].id"), "must name the stored document");
+                }
+                let namespace = self.namespace(|| format!("documents[{index}].stored.namespace"), &stored.namespace);
+                if let Some(text) = &stored.text {
+                    self.text_bytes(|| format!("documents[{index}].stored.text"), text, limits);
+                }
+                let path = || format!("documents[{index}].stored.content_hash");
+                let said = self.content_hash(path, &stored.content_hash);
+                // What is stored must be what this text was encoded to.
+                let content_hash = said.or_else(|| stored.text.as_deref().map(ContentHash::of_text));
+                Some(Content::Stored(StoredReference { namespace: namespace?, content_hash, text: stored.text }))
+            }
+        }
+    }
+
+    /// Only late interaction compares vectors that are there already.
+    fn vectors_fit(&mut self, method: Method, query: &Query, documents: &[Document]) {
+        if method == Method::LateInteraction {
+            return;
+        }
+        if matches!(query, Query::Vectors(_)) {
+            self.add("query.embedding", "is for late_interaction; set method, or send a text");
+        }
+        if let Some(index) = documents.iter().position(|document| document.content.needs_late_interaction()) {
+            self.add(format!("documents[{index}]"), "vectors are for late_interaction; set method, or send a text");
+        }
+    }
+
+    /// `None` for none.
+    fn content_hash(&mut self, field: impl FnOnce() -> String, bytes: &[u8]) -> Option<ContentHash> {
+        if bytes.is_empty() {
+            return None;
+        }
+        let hash = <[u8; 32]>::try_from(bytes).ok().map(ContentHash);
+        if hash.is_none() {
+            self.add(field(), format!("must be the 32 bytes of a SHA-256, got {}", bytes.len()));
+        }
+        hash
+    }
+
+    fn namespace(&mut self, field: impl FnOnce() -> String, name: &str) -> Option<Namespace> {
+        Namespace::new(name).map_err(|error| self.add(field(), error.to_string())).ok()
+    }
+
     fn texts(&mut self, texts: &[String], limits: &Limits) {
-        self.count("texts", texts.len(), limits);
+        self.count("texts", texts.len(), limits.documents_per_request_max);
         for (index, text) in texts.iter().enumerate() {
             self.text_bytes(|| format!("texts[{index}]"), text, limits);
         }
     }
 
-    fn count(&mut self, field: &str, count: usize, limits: &Limits) {
-        let max = limits.documents_per_request_max;
+    fn count(&mut self, field: &str, count: usize, max: usize) {
         if count == 0 {
             self.add(field, "must not be empty");
         } else if count > max {

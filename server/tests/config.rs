@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use sluice_server::{
     ServerConfig,
-    config::{AdmissionConfig, CpuBackend, Device, Limits, LogConfig, ModelConfig, SchedulerConfig},
+    config::{
+        AdmissionConfig, CpuBackend, Device, Limits, LogConfig, ModelConfig, Precision, SchedulerConfig,
+        TokenStoreConfig,
+    },
 };
 use sluice_service::{
     config::{ConfigFaults, ConfigFile, Layers, load_and_check, render},
@@ -42,7 +45,9 @@ fn everything_set() -> ServerConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 1)),
         metrics_listen: Some(SocketAddr::from(([127, 0, 0, 1], 2))),
         device: Device::Cpu,
-        backend: CpuBackend::Candle,
+        backend: CpuBackend::Cpu,
+        precision: Precision::Int8,
+        compute_threads: 1,
         cache_dir: Some(PathBuf::from("cache")),
         default_deadline: std::time::Duration::from_secs(1),
         tokenizer_threads: 1,
@@ -51,6 +56,7 @@ fn everything_set() -> ServerConfig {
         limits: Limits::default(),
         admission: AdmissionConfig::default(),
         scheduler: SchedulerConfig::default(),
+        token_store: TokenStoreConfig { dir: Some(PathBuf::from("tokens")), ..TokenStoreConfig::default() },
         drain: DrainConfig::default(),
         log: LogConfig::default(),
     }

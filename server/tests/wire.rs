@@ -6,6 +6,8 @@
 mod common;
 #[path = "wire/encoding.rs"]
 mod encoding;
+#[path = "wire/explain.rs"]
+mod explain;
 #[path = "wire/long_documents.rs"]
 mod long_documents;
 #[path = "wire/many.rs"]
@@ -16,6 +18,10 @@ mod port;
 mod ranking;
 #[path = "wire/stream.rs"]
 mod stream;
+#[path = "wire/token_store.rs"]
+mod token_store;
+#[path = "wire/vectors.rs"]
+mod vectors;
 
 use sluice_proto::rerank::v1::Method;
 

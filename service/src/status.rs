@@ -9,6 +9,7 @@
 //! |---|---|---|---|
 //! | [`Refusal::InvalidArgument`] | `INVALID_ARGUMENT` | `INVALID_REQUEST` | `BadRequest` |
 //! | [`Refusal::NotFound`] | `NOT_FOUND` | `NOT_FOUND` | `ResourceInfo` |
+//! | [`Refusal::FailedPrecondition`] | `FAILED_PRECONDITION` | its own | |
 //! | [`Refusal::ResourceExhausted`] | `RESOURCE_EXHAUSTED` | `OVERLOADED` | `RetryInfo` |
 //! | [`Refusal::DeadlineExceeded`] | `DEADLINE_EXCEEDED` | `DEADLINE_EXCEEDED` | |
 //! | [`Refusal::Unavailable`] | `UNAVAILABLE` | its own | `RetryInfo` where known |
@@ -69,6 +70,14 @@ pub enum Refusal {
         /// Its name, as the caller gave it.
         name: String,
     },
+    /// The request is right, and the server is not in a state for it; trying again does not help.
+    #[error("{message}")]
+    FailedPrecondition {
+        /// Stable reason in upper snake case, such as `NO_TOKEN_STORE`.
+        reason: &'static str,
+        /// What is said to people.
+        message: String,
+    },
     /// There is too much work at once.
     #[error("too much work at once: the limit of {limit} {what} is reached")]
     ResourceExhausted {
@@ -114,6 +123,7 @@ impl Refusal {
         match self {
             Self::InvalidArgument(_) => Code::InvalidArgument,
             Self::NotFound { .. } => Code::NotFound,
+            Self::FailedPrecondition { .. } => Code::FailedPrecondition,
             Self::ResourceExhausted { .. } => Code::ResourceExhausted,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Unavailable { .. } => Code::Unavailable,
@@ -127,6 +137,7 @@ impl Refusal {
         match self {
             Self::InvalidArgument(_) => "INVALID_REQUEST",
             Self::NotFound { .. } => "NOT_FOUND",
+            Self::FailedPrecondition { reason, .. } => reason,
             Self::ResourceExhausted { .. } => "OVERLOADED",
             Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
             Self::Unavailable { reason, .. } => reason,
@@ -165,7 +176,7 @@ impl Refusal {
             Self::DeadlineExceeded { phase } => {
                 facts.insert("phase".into(), (*phase).into());
             }
-            Self::Unavailable { .. } | Self::Cancelled | Self::Internal => {}
+            Self::FailedPrecondition { .. } | Self::Unavailable { .. } | Self::Cancelled | Self::Internal => {}
         }
         details.set_error_info(self.reason(), ERROR_DOMAIN, facts);
         if let Some(delay) = self.retry_after() {

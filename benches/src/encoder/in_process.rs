@@ -15,26 +15,33 @@ use crate::interleave::{Answer, Contender, Request};
 
 /// A loaded model and the threads that tokenize for it.
 pub struct InProcess {
+    name: &'static str,
     model: LoadedModel,
     threads: usize,
     clock: fn() -> Duration,
 }
 
 impl InProcess {
-    /// Loads a model folder.
+    /// Loads a model folder; `name` is for the table.
     ///
     /// # Errors
     /// If it cannot be loaded.
-    pub fn load(folder: &Path, options: &CpuOptions, threads: usize, clock: fn() -> Duration) -> anyhow::Result<Self> {
+    pub fn load(
+        name: &'static str,
+        folder: &Path,
+        options: &CpuOptions,
+        clock: fn() -> Duration,
+    ) -> anyhow::Result<Self> {
         let model = load_folder(folder, String::new(), folder.display().to_string(), options)?;
-        Ok(Self { model, threads, clock })
+        Ok(Self { name, model, threads: options.threads, clock })
     }
 
     /// What computes it, and how large its batches are, for the report.
     #[must_use]
     pub fn description(&self) -> String {
         let limits = self.model.backend.limits();
-        format!("ours: {}, packed batches of at most {} tokens", self.model.info.backend, limits.batch_tokens_max)
+        let Self { name, model, .. } = self;
+        format!("{name}: {}, packed batches of at most {} tokens", model.info.backend, limits.batch_tokens_max)
     }
 
     /// Longest sequence of the model.
@@ -128,7 +135,7 @@ impl Outputs {
         match output {
             BatchOutput::Scores(scores) => self.scores.extend(scores),
             BatchOutput::DenseVectors(vectors) => self.vectors.extend(vectors),
-            BatchOutput::TokenMatrices(_) => {}
+            BatchOutput::TokenMatrices(_) | BatchOutput::Alignments(_) => {}
         }
     }
 
@@ -156,7 +163,7 @@ struct Scoring<'a> {
 
 impl Contender for Scoring<'_> {
     fn name(&self) -> String {
-        "sluice".to_owned()
+        self.engine.name.to_owned()
     }
 
     fn rerank(&mut self, request: &Request) -> anyhow::Result<Answer> {

@@ -40,6 +40,7 @@ impl OverGrpc {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             model: vec![ModelConfig { name: "default".to_owned(), source: folder.display().to_string() }],
             scheduler: SchedulerConfig { batch_tokens_max },
+            compute_threads: threads,
             ..ServerConfig::default()
         };
         let machine_of_server = serve::Machine {

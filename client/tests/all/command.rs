@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &[&str]) -> Ran {
     ran(&sluice(arguments).output().unwrap())
 }
 
-fn run_with(stdin: &str, arguments: &[&str]) -> Ran {
+pub(crate) fn run_with(stdin: &str, arguments: &[&str]) -> Ran {
     let mut command = sluice(arguments);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // A child that has nothing to read for may have closed it.
@@ -79,8 +79,8 @@ fn a_ranking_for_programs() {
     assert_eq!(ran.stdout.lines().count(), 1);
     let found: Value = serde_json::from_str(&ran.stdout).unwrap();
     let row = |rank, index, id, score, truncated, text| {
-        json!({"rank": rank, "index": index, "id": id, "score": score, "tokens": 7, "truncated": truncated,
-               "best_chunk": null, "text": text})
+        json!({"rank": rank, "index": index, "id": id, "score": score, "unscored": false, "source": "text",
+               "tokens": 7, "truncated": truncated, "best_chunk": null, "text": text})
     };
     let expected = json!({
         "query": "black sand",
@@ -89,6 +89,8 @@ fn a_ranking_for_programs() {
         "method": "late_interaction",
         "score_kind": "raw",
         "documents": 3,
+        "partial": false,
+        "partial_reasons": [],
         "results": [row(1, 2, "9", 2.0, false, "black sand"), row(2, 0, "long", 1.0, true, "black")],
         "usage": {"query_tokens": 3, "document_tokens": 14, "computed_tokens": 17},
         "timing": {"queue_seconds": 0.001, "tokenize_seconds": 0.002, "compute_seconds": 1.5, "total_seconds": 1.504},
@@ -254,9 +256,19 @@ fn models_for_people_and_programs() {
 
 #[test]
 fn help_documents_what_programs_read() {
-    for (command, expected) in [("rerank", "\"timing\""), ("models", "\"embedding_dim\""), ("eval", "\"hit_rate@10\"")]
-    {
-        let ran = run(&[command, "--help"]);
+    let cases = [
+        (&["rerank"][..], "\"timing\""),
+        (&["models"], "\"embedding_dim\""),
+        (&["eval"], "\"hit_rate@10\""),
+        (&["explain"], "\"query_token\""),
+        (&["tokens"], "compact"),
+        (&["tokens", "put"], "\"computed_tokens\""),
+        (&["tokens", "delete"], "\"deleted\""),
+        (&["tokens", "stats"], "\"corrupt_records\""),
+        (&["tokens", "compact"], "\"reclaimed_bytes\""),
+    ];
+    for (command, expected) in cases {
+        let ran = run(&[command, &["--help"]].concat());
         assert_eq!(ran.code, 0);
         assert!(ran.stdout.contains(expected) && ran.stdout.contains("Exit codes"), "{}", ran.stdout);
     }

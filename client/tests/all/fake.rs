@@ -1,6 +1,11 @@
 //! A server with scripted answers, and what it has seen.
 //!
-//! It ranks by counting the query's words that a document has, so that a test can say what comes first.
+//! It ranks by counting the query's words that a document has, so that a test can say what comes first. Its token store
+//! keeps texts, and counts a word as a token.
+
+mod explain;
+mod models;
+mod tokens;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -13,24 +18,24 @@ use std::{
 
 use futures_util::{Stream, StreamExt, stream};
 use sluice_client::proto::{
-    model::v1::{
-        Capability, DataType, Embedding, EncodeRequest, EncodeResponse, EncodedText, GetModelRequest, GetModelResponse,
-        ListModelsRequest, ListModelsResponse, Model, TokenizeRequest, TokenizeResponse, TokenizedText,
-        encode_service_server::{EncodeService, EncodeServiceServer},
-        model_service_server::{ModelService, ModelServiceServer},
-    },
+    model::v1::{encode_service_server::EncodeServiceServer, model_service_server::ModelServiceServer},
     rerank::v1::{
-        Document, Method, RequestError, RerankManyRequest, RerankManyResponse, RerankRequest, RerankResponse,
-        RerankResult, RerankStreamResponse, ScoreUpdate, ScoredDocument, Timing, Usage, document, query,
+        Document, ExplainRequest, ExplainResponse, Method, PartialReason, PutRequest, Query, RequestError,
+        RerankManyRequest, RerankManyResponse, RerankRequest, RerankResponse, RerankResult, RerankStreamResponse,
+        ScoreUpdate, ScoredDocument, Timing, Usage, document, query,
         rerank_many_response::Outcome,
         rerank_service_server::{RerankService, RerankServiceServer},
         rerank_stream_response::Update,
+        token_store_service_server::TokenStoreServiceServer,
     },
 };
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, Streaming, codec::CompressionEncoding, transport::Server};
 use tonic_types::{ErrorDetails, StatusExt};
+
+pub(crate) use self::models::models;
+use self::tokens::Stored;
 
 /// What happens to the next call; a call without a step is answered.
 #[derive(Debug, Clone)]
@@ -80,6 +85,9 @@ pub(crate) struct Fake {
 struct State {
     script: Mutex<VecDeque<Step>>,
     seen: Mutex<Vec<Seen>>,
+    /// Every put that was answered or refused by itself, not by the script.
+    puts: Mutex<Vec<PutRequest>>,
+    stored: Mutex<Stored>,
     hanging: Mutex<Hanging>,
     changed: Condvar,
 }
@@ -101,6 +109,10 @@ impl Fake {
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
         lock(&self.state.seen).clone()
+    }
+
+    pub(crate) fn puts(&self) -> Vec<PutRequest> {
+        lock(&self.state.puts).clone()
     }
 
     /// Waits until so many calls hang or have hung.
@@ -143,6 +155,7 @@ fn serve(service: Service, bound: &mpsc::SyncSender<SocketAddr>, stopped: onesho
         let serving = Server::builder()
             .add_service(rerank)
             .add_service(ModelServiceServer::new(service.clone()))
+            .add_service(TokenStoreServiceServer::new(service.clone()))
             .add_service(EncodeServiceServer::new(service))
             .serve_with_incoming(TcpListenerStream::new(listener));
         // Not a graceful end: calls that hang would keep it from coming.
@@ -227,7 +240,7 @@ impl RerankService for Service {
     async fn rerank(&self, call: Request<RerankRequest>) -> Result<Response<RerankResponse>, Status> {
         let step = self.arrive(&call, call.get_ref().clone());
         let step = self.unary(step).await?;
-        let mut answer = answer(call.get_ref())?;
+        let mut answer = self.answer(call.get_ref())?;
         if matches!(step, Some(Step::Incomplete)) {
             answer.results.pop();
         }
@@ -239,7 +252,7 @@ impl RerankService for Service {
     async fn rerank_stream(&self, call: Request<RerankRequest>) -> Result<Response<Self::RerankStreamStream>, Status> {
         let step = self.arrive(&call, call.get_ref().clone());
         let step = self.unary(step).await?;
-        let answer = answer(call.get_ref())?;
+        let answer = self.answer(call.get_ref())?;
         let message = |update| Ok(RerankStreamResponse { update });
         let scores = message(Some(Update::Scores(scores(&answer))));
         let last = message(Some(Update::Response(answer)));
@@ -268,9 +281,10 @@ impl RerankService for Service {
         self.unary(step).await?;
         // Two at a time, the later first: answers come in an order of their own.
         let pairs = call.into_inner().chunks(2).flat_map(|pair| stream::iter(pair.into_iter().rev()));
-        let answers = pairs.map(|request| {
+        let service = self.clone();
+        let answers = pairs.map(move |request| {
             let RerankManyRequest { request_id, request, .. } = request?;
-            let outcome = match answer(&request.unwrap_or_default()) {
+            let outcome = match service.answer(&request.unwrap_or_default()) {
                 Ok(response) => Outcome::Response(response),
                 Err(status) => Outcome::Error(RequestError {
                     code: status.code() as i32,
@@ -282,46 +296,79 @@ impl RerankService for Service {
         });
         Ok(Response::new(answers.boxed()))
     }
+
+    async fn explain(&self, call: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let step = self.arrive(&call, RerankRequest::default());
+        self.unary(step).await?;
+        Ok(Response::new(explain::explain(call.get_ref(), &lock(&self.0.stored))?))
+    }
 }
 
-/// Ranks by shared words; an empty query is refused as the real server does.
-fn answer(request: &RerankRequest) -> Result<RerankResponse, Status> {
-    let query = match request.query.as_ref().and_then(|query| query.content.as_ref()) {
-        Some(query::Content::Text(text)) if !text.is_empty() => words(text),
-        _ => {
-            let details = ErrorDetails::with_bad_request_violation("query.text", "must not be empty");
-            return Err(Status::with_error_details(Code::InvalidArgument, "the request is invalid", details));
+impl Service {
+    /// Ranks by shared words; an empty query is refused as the real server does.
+    fn answer(&self, request: &RerankRequest) -> Result<RerankResponse, Status> {
+        let query = words(query_text(request.query.as_ref())?);
+        let stored = lock(&self.0.stored);
+        let result = |(index, document): (u32, &Document)| {
+            let (text, source) = stored.read(document);
+            RerankResult {
+                index,
+                id: document.id.clone(),
+                score: text.map_or(f32::NEG_INFINITY, |text| words(&text).intersection(&query).count() as f32),
+                tokens: 7,
+                truncated: document.id == "long",
+                source: source.into(),
+                ..RerankResult::default()
+            }
+        };
+        let mut results: Vec<_> = (0..).zip(&request.documents).map(result).collect();
+        for result in &mut results {
+            result.unscored = result.score == f32::NEG_INFINITY;
         }
-    };
-    let score = |document: &Document| match &document.content {
-        Some(document::Content::Text(text)) => words(text).intersection(&query).count() as f32,
-        None => 0.0,
-    };
-    let mut results: Vec<_> = (0..)
-        .zip(&request.documents)
-        .map(|(index, document)| RerankResult {
-            index,
-            id: document.id.clone(),
-            score: score(document),
-            tokens: 7,
-            truncated: document.id == "long",
-            ..RerankResult::default()
+        let partial = results.iter().any(|result| result.unscored);
+        results.sort_by(|a, b| b.score.total_cmp(&a.score));
+        results.retain(|result| request.min_score.is_none_or(|least| result.score >= least));
+        if request.top_n > 0 {
+            results.truncate(request.top_n as usize);
+        }
+        let time = |milliseconds| Duration::from_millis(milliseconds).try_into().ok();
+        Ok(RerankResponse {
+            results,
+            partial,
+            partial_reasons: partial.then_some(PartialReason::StoredDocumentUnavailable.into()).into_iter().collect(),
+            usage: Some(Usage { query_tokens: 3, document_tokens: 14, computed_tokens: 17 }),
+            timing: Some(Timing { queue: time(1), tokenize: time(2), compute: time(1500), total: time(1504) }),
+            model: model_name(&request.model),
+            model_digest: "c0ffee".into(),
+            method: if request.method == 0 { Method::LateInteraction as i32 } else { request.method },
         })
-        .collect();
-    results.sort_by(|a, b| b.score.total_cmp(&a.score));
-    results.retain(|result| request.min_score.is_none_or(|least| result.score >= least));
-    if request.top_n > 0 {
-        results.truncate(request.top_n as usize);
     }
-    let time = |milliseconds| Duration::from_millis(milliseconds).try_into().ok();
-    Ok(RerankResponse {
-        results,
-        usage: Some(Usage { query_tokens: 3, document_tokens: 14, computed_tokens: 17 }),
-        timing: Some(Timing { queue: time(1), tokenize: time(2), compute: time(1500), total: time(1504) }),
-        model: if request.model.is_empty() { "counting".into() } else { request.model.clone() },
-        model_digest: "c0ffee".into(),
-        method: if request.method == 0 { Method::LateInteraction as i32 } else { request.method },
-    })
+}
+
+fn query_text(query: Option<&Query>) -> Result<&str, Status> {
+    match query.and_then(|query| query.content.as_ref()) {
+        Some(query::Content::Text(text)) if !text.is_empty() => Ok(text),
+        _ => Err(refused("query.text", "must not be empty")),
+    }
+}
+
+/// As the real server refuses a field.
+fn refused(field: &str, description: &str) -> Status {
+    let details = ErrorDetails::with_bad_request_violation(field, description);
+    Status::with_error_details(Code::InvalidArgument, "the request is invalid", details)
+}
+
+fn model_name(asked: &str) -> String {
+    if asked.is_empty() { "counting".into() } else { asked.into() }
+}
+
+/// The text that came with a document.
+fn text_of(document: &Document) -> Option<&str> {
+    match &document.content {
+        Some(document::Content::Text(text)) => Some(text),
+        Some(document::Content::Stored(stored)) => stored.text.as_deref(),
+        Some(document::Content::Embedding(_)) | None => None,
+    }
 }
 
 fn words(text: &str) -> BTreeSet<String> {
@@ -332,73 +379,4 @@ fn scores(answer: &RerankResponse) -> ScoreUpdate {
     let documents = answer.results.iter().map(|r| ScoredDocument { index: r.index, score: r.score }).collect();
     let total = answer.results.len() as u32;
     ScoreUpdate { documents, scored: total, total }
-}
-
-pub(crate) fn models() -> Vec<Model> {
-    let model = |name: &str, is_default, capabilities: &[Capability]| Model {
-        name: name.into(),
-        digest: "0123456789abcdef".repeat(4),
-        source: "scripted:test.toml".into(),
-        architecture: "BertModel".into(),
-        backend: "scripted".into(),
-        capabilities: capabilities.iter().map(|capability| *capability as i32).collect(),
-        max_tokens: 256,
-        embedding_dim: 384,
-        parameters: 22_700_000,
-        is_default,
-    };
-    vec![
-        model("mini", true, &[Capability::LateInteraction, Capability::Dense]),
-        model("cross", false, &[Capability::CrossEncoder]),
-    ]
-}
-
-#[tonic::async_trait]
-impl ModelService for Service {
-    async fn list_models(&self, call: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
-        let step = self.arrive(&call, RerankRequest::default());
-        self.unary(step).await?;
-        Ok(Response::new(ListModelsResponse { models: models() }))
-    }
-
-    async fn get_model(&self, call: Request<GetModelRequest>) -> Result<Response<GetModelResponse>, Status> {
-        let step = self.arrive(&call, RerankRequest::default());
-        if let Some(Step::Incomplete) = self.unary(step).await? {
-            return Ok(Response::new(GetModelResponse { model: None }));
-        }
-        let name = &call.get_ref().name;
-        let model = models().into_iter().find(|model| model.name == *name || name.is_empty() && model.is_default);
-        match model {
-            Some(model) => Ok(Response::new(GetModelResponse { model: Some(model) })),
-            None => Err(Status::not_found(format!("no model `{name}`"))),
-        }
-    }
-}
-
-#[tonic::async_trait]
-impl EncodeService for Service {
-    /// Embeds a text as its length and 1.
-    async fn encode(&self, call: Request<EncodeRequest>) -> Result<Response<EncodeResponse>, Status> {
-        let step = self.arrive(&call, RerankRequest::default());
-        self.unary(step).await?;
-        let embed = |text: &String| {
-            let row = [text.len() as f32, 1.0];
-            let data: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
-            let embedding = Embedding { data: data.into(), dtype: DataType::F32 as i32, rows: 1, dim: 2 };
-            EncodedText { embedding: Some(embedding), tokens: 1, truncated: false }
-        };
-        let results = call.get_ref().texts.iter().map(embed).collect();
-        Ok(Response::new(EncodeResponse { results, ..EncodeResponse::default() }))
-    }
-
-    /// A token for each word, called by its length.
-    async fn tokenize(&self, call: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
-        let step = self.arrive(&call, RerankRequest::default());
-        self.unary(step).await?;
-        let split = |text: &String| {
-            let tokens: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-            TokenizedText { ids: tokens.iter().map(|token| token.len() as u32).collect(), tokens }
-        };
-        Ok(Response::new(TokenizeResponse { results: call.get_ref().texts.iter().map(split).collect() }))
-    }
 }

@@ -9,5 +9,7 @@
 mod client;
 mod command;
 mod eval;
+mod explain;
 mod fake;
 mod stream;
+mod tokens;

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Error, InplaceOp1, Layout, Result, Shape, Storage, Tensor};
 use sluice_kernels::{
-    ShapeError,
+    Isa, ShapeError,
     attention::{Attention, attention},
 };
 
@@ -66,7 +66,7 @@ impl CustomOp1 for AttentionOp {
             head_dim: self.head_dim,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
         };
-        attention(args, &mut out).map_err(Error::wrap)?;
+        attention(Isa::best(), args, &mut out).map_err(Error::wrap)?;
         let shape = Shape::from((out.len() / dim, dim));
         Ok((CpuStorage::F32(out), shape))
     }

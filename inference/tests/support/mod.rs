@@ -15,9 +15,10 @@ use sluice_core::{
     batch::{PackedBatch, QueryVectors, Role, Sequence},
 };
 use sluice_inference::CpuOptions;
+use sluice_kernels::{InstructionSet, Isa};
 
 /// Room for any batch of these tests.
-pub const ROOMY: CpuOptions = CpuOptions { batch_tokens_max: 32_768, batch_sequences_max: 1_024 };
+pub const ROOMY: CpuOptions = CpuOptions::new(32_768, 1_024);
 
 /// A batch of `sequences`, numbered as units of one request.
 pub fn batch(operation: Operation, sequences: &[Sequence]) -> Arc<PackedBatch> {
@@ -106,4 +107,13 @@ pub fn shared_data() -> Option<PathBuf> {
         eprintln!("skipped: there are no shared test collections beside the workspace");
     }
     found
+}
+
+/// The end of the label of our own engine on this machine.
+pub fn isa_label() -> &'static str {
+    match Isa::best().set() {
+        InstructionSet::Avx512 => "avx512",
+        InstructionSet::Avx2 => "avx2",
+        InstructionSet::Neon | InstructionSet::Fallback => "portable",
+    }
 }

@@ -14,6 +14,27 @@ pub const INTERMEDIATE: usize = 40;
 pub const MAX_POSITIONS: usize = 60;
 pub const TOKEN_TYPES: usize = 2;
 
+/// Sizes of a model.
+#[derive(Clone, Copy)]
+pub struct Sizes {
+    pub hidden: usize,
+    pub num_heads: usize,
+    pub num_layers: usize,
+    pub intermediate: usize,
+    pub max_positions: usize,
+}
+
+/// The one that most tests use.
+pub const SMALL: Sizes = Sizes {
+    hidden: HIDDEN,
+    num_heads: NUM_HEADS,
+    num_layers: NUM_LAYERS,
+    intermediate: INTERMEDIATE,
+    max_positions: MAX_POSITIONS,
+};
+/// Sequences as long as a BERT's, and heads of the size that most models have.
+pub const LONG: Sizes = Sizes { hidden: 64, num_heads: 2, num_layers: 3, intermediate: 100, max_positions: 512 };
+
 /// Name to shape and values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -63,38 +84,48 @@ pub fn tokenizer_json() -> Value {
 }
 
 pub fn config_json(architecture: &str) -> Value {
+    config_json_of(SMALL, architecture)
+}
+
+pub fn config_json_of(sizes: Sizes, architecture: &str) -> Value {
+    let Sizes { hidden, num_heads, num_layers, intermediate, max_positions } = sizes;
     json!({
-        "architectures": [architecture], "model_type": "bert", "hidden_act": "gelu", "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE, "layer_norm_eps": 1e-12, "max_position_embeddings": MAX_POSITIONS,
-        "num_attention_heads": NUM_HEADS, "num_hidden_layers": NUM_LAYERS, "position_embedding_type": "absolute",
+        "architectures": [architecture], "model_type": "bert", "hidden_act": "gelu", "hidden_size": hidden,
+        "intermediate_size": intermediate, "layer_norm_eps": 1e-12, "max_position_embeddings": max_positions,
+        "num_attention_heads": num_heads, "num_hidden_layers": num_layers, "position_embedding_type": "absolute",
         "type_vocab_size": TOKEN_TYPES, "vocab_size": vocabulary().len(),
     })
 }
 
 /// Every tensor of the encoder without prefix, the pooler, and a head of `labels` labels.
 pub fn tensors(seed: u64, labels: usize) -> Tensors {
+    tensors_of(SMALL, seed, labels)
+}
+
+pub fn tensors_of(sizes: Sizes, seed: u64, labels: usize) -> Tensors {
+    let Sizes { hidden, num_layers, intermediate, max_positions, .. } = sizes;
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut tensors = Tensors::new();
     let mut add = |name: &str, shape: &[usize], center: f32, spread: f32| {
         let values = (0..shape.iter().product()).map(|_| center + rng.random_range(-spread..spread)).collect();
         tensors.insert(name.to_owned(), (shape.to_vec(), values));
     };
-    for (name, rows) in [("word", vocabulary().len()), ("position", MAX_POSITIONS), ("token_type", TOKEN_TYPES)] {
-        add(&format!("embeddings.{name}_embeddings.weight"), &[rows, HIDDEN], 0.0, 1.0);
+    for (name, rows) in [("word", vocabulary().len()), ("position", max_positions), ("token_type", TOKEN_TYPES)] {
+        add(&format!("embeddings.{name}_embeddings.weight"), &[rows, hidden], 0.0, 1.0);
     }
     let mut norms = vec!["embeddings.LayerNorm".to_owned()];
-    let mut linears = vec![("pooler.dense".to_owned(), HIDDEN, HIDDEN), ("classifier".to_owned(), HIDDEN, labels)];
-    for layer in 0..NUM_LAYERS {
+    let mut linears = vec![("pooler.dense".to_owned(), hidden, hidden), ("classifier".to_owned(), hidden, labels)];
+    for layer in 0..num_layers {
         let name = |part: &str| format!("encoder.layer.{layer}.{part}");
         norms.extend([name("attention.output.LayerNorm"), name("output.LayerNorm")]);
-        linears.extend(["query", "key", "value"].map(|part| (name(&format!("attention.self.{part}")), HIDDEN, HIDDEN)));
-        linears.push((name("attention.output.dense"), HIDDEN, HIDDEN));
-        linears.push((name("intermediate.dense"), HIDDEN, INTERMEDIATE));
-        linears.push((name("output.dense"), INTERMEDIATE, HIDDEN));
+        linears.extend(["query", "key", "value"].map(|part| (name(&format!("attention.self.{part}")), hidden, hidden)));
+        linears.push((name("attention.output.dense"), hidden, hidden));
+        linears.push((name("intermediate.dense"), hidden, intermediate));
+        linears.push((name("output.dense"), intermediate, hidden));
     }
     for name in norms {
-        add(&format!("{name}.weight"), &[HIDDEN], 1.0, 0.4);
-        add(&format!("{name}.bias"), &[HIDDEN], 0.0, 0.3);
+        add(&format!("{name}.weight"), &[hidden], 1.0, 0.4);
+        add(&format!("{name}.bias"), &[hidden], 0.0, 0.3);
     }
     for (name, from, to) in linears {
         add(&format!("{name}.weight"), &[to, from], 0.0, 0.35);
@@ -134,7 +165,11 @@ pub fn write_json(folder: &Path, name: &str, value: &Value) {
 
 /// Writes a whole model folder.
 pub fn write_model(folder: &Path, architecture: &str, tensors: &Tensors) {
-    write_json(folder, "config.json", &config_json(architecture));
+    write_model_of(SMALL, folder, architecture, tensors);
+}
+
+pub fn write_model_of(sizes: Sizes, folder: &Path, architecture: &str, tensors: &Tensors) {
+    write_json(folder, "config.json", &config_json_of(sizes, architecture));
     write_json(folder, "tokenizer.json", &tokenizer_json());
     write_tensors(folder, tensors);
 }

@@ -11,7 +11,7 @@ use std::{
 
 use sluice_core::{
     RequestId, Time,
-    batch::PackedBatch,
+    batch::{PackedBatch, Role},
     scheduler::{BatchId, Decision, EnqueueError, Plan, Scheduler, SchedulerConfig},
 };
 use sluice_core::{Unit, UnitId};
@@ -135,15 +135,19 @@ impl Driver {
     }
 
     fn enqueue(&mut self, request: Arc<Request>) {
-        if request.is_abandoned() {
+        if request.is_abandoned() || request.sequences.is_empty() {
             return;
         }
         let mut enqueued = 0;
         for (index, sequence) in (0_u32..).zip(&request.sequences) {
             let unit = Unit {
                 id: UnitId { request: request.id, index },
-                lane: request.lane,
-                tokens: u32::try_from(sequence.input_ids.len()).unwrap_or(u32::MAX),
+                lane: request.lane_of(sequence),
+                // A comparison is done document by document: one that costs more than a batch is a batch of its own.
+                tokens: match sequence.role {
+                    Role::Compared(_) => sequence.cost().min(self.batch_tokens_max),
+                    Role::Plain | Role::Query(_) | Role::Document(_) => sequence.cost(),
+                },
                 deadline: request.deadline,
             };
             if let Err(error) = self.scheduler.enqueue(unit) {

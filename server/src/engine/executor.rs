@@ -14,14 +14,14 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sluice_core::{
-    ModelIndex, Time,
+    Lane, Time,
     backend::{Backend, BackendError, BatchOutput, Ticket},
     batch::PackedBatch,
     scheduler::BatchId,
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{Clock, EngineError, SlotValue, request::Request};
+use super::{Backends, Clock, EngineError, SlotValue, request::Request};
 use crate::metrics;
 
 /// Pause between attempts to get a lost device back.
@@ -58,7 +58,7 @@ impl ExecutorHandle {
 }
 
 pub(super) fn start(
-    backends: Vec<Box<dyn Backend>>,
+    backends: Backends,
     in_flight_max: usize,
     clock: Clock,
     device_up: watch::Sender<bool>,
@@ -82,7 +82,7 @@ pub(super) fn start(
 }
 
 struct Executor {
-    backends: Vec<Box<dyn Backend>>,
+    backends: Backends,
     in_flight_max: usize,
     inbox: Receiver<BatchJob>,
     outbox: mpsc::Sender<BatchDone>,
@@ -111,7 +111,7 @@ impl Executor {
                 }
                 continue;
             };
-            let result = self.guarded(job.packed.lane().model, |backend| backend.collect(ticket));
+            let result = self.guarded(job.packed.lane(), |backend| backend.collect(ticket));
             self.settle(job, result);
         }
     }
@@ -131,7 +131,7 @@ impl Executor {
             self.free_since = self.clock.now();
         }
         let packed = Arc::clone(&job.packed);
-        match self.guarded(packed.lane().model, |backend| backend.submit(packed)) {
+        match self.guarded(packed.lane(), |backend| backend.submit(packed)) {
             Ok(ticket) => self.submitted.push_back((job, ticket)),
             Err(error) => self.settle(job, Err(error)),
         }
@@ -140,10 +140,10 @@ impl Executor {
     /// A panic in a backend costs its batch, not the thread.
     fn guarded<T>(
         &mut self,
-        model: ModelIndex,
+        lane: Lane,
         call: impl FnOnce(&mut dyn Backend) -> Result<T, BackendError>,
     ) -> Result<T, BackendError> {
-        let backend = self.backends[model.0 as usize].as_mut();
+        let backend = self.backends.of(lane);
         catch_unwind(AssertUnwindSafe(|| call(backend))).unwrap_or_else(|panic| {
             let message = panic.downcast_ref::<&str>().map(ToString::to_string);
             let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
@@ -182,11 +182,14 @@ impl Executor {
 
     /// A request's reader hears of its results after the batch has let go of the request: its room is then
     /// free as soon as its answer is there.
-    fn deliver(&self, job: BatchJob, output: BatchOutput, spent: Duration) {
+    fn deliver(&mut self, job: BatchJob, output: BatchOutput, spent: Duration) {
         let BatchJob { packed, members, .. } = job;
-        let computed = self.backends[packed.lane().model.0 as usize].computed_tokens(&packed);
+        let computed = self.backends.of(packed.lane()).computed_tokens(&packed);
         let padding = computed.saturating_sub(packed.total_tokens());
         metrics::computed(packed.lane().operation, packed.total_tokens(), padding, spent.as_secs_f64());
+        if let Some(cache) = self.backends.of(packed.lane()).device_cache() {
+            metrics::device_cache(cache);
+        }
         let mut results = packed.units().iter().map(|unit| unit.index).zip(slot_values(output));
         let mut members = members.into_iter().peekable();
         while let Some(request) = members.next() {
@@ -228,16 +231,16 @@ impl Executor {
             sink.fail(if lost { EngineError::DeviceLost } else { EngineError::Failed });
         }
         if lost {
-            self.rebuild(job.packed.lane().model);
+            self.rebuild(job.packed.lane());
         }
         0
     }
 
     /// Tries to get a lost device back; what is queued waits meanwhile, up to its deadlines.
-    fn rebuild(&mut self, model: ModelIndex) {
+    fn rebuild(&mut self, lane: Lane) {
         self.device_up.send_replace(false);
         for attempt in 1..=REBUILD_ATTEMPTS_MAX {
-            match self.guarded(model, |backend| backend.rebuild()) {
+            match self.guarded(lane, |backend| backend.rebuild()) {
                 Ok(()) => {
                     tracing::warn!(attempt, "device rebuilt");
                     self.device_up.send_replace(true);
@@ -255,6 +258,7 @@ fn slot_values(output: BatchOutput) -> std::vec::IntoIter<SlotValue> {
         BatchOutput::Scores(scores) => scores.into_iter().map(SlotValue::Score).collect(),
         BatchOutput::TokenMatrices(matrices) => matrices.into_iter().map(SlotValue::Tokens).collect(),
         BatchOutput::DenseVectors(vectors) => vectors.into_iter().map(SlotValue::Dense).collect(),
+        BatchOutput::Alignments(alignments) => alignments.into_iter().map(SlotValue::Alignment).collect(),
     };
     values.into_iter()
 }

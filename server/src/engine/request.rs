@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use sluice_core::{Lane, RequestId, Time, batch::Sequence};
+use sluice_core::{
+    Lane, Operation, RequestId, Time,
+    batch::{Role, Sequence},
+};
 
 use super::{Submission, permit::Permit, sink::Sink};
 
@@ -31,6 +34,17 @@ impl Request {
         let Submission { lane, sequences, deadline, permit } = submission;
         let sink = Arc::new(Sink::new(sequences.len()));
         Self { id, lane, sequences, deadline, submitted, sink, abandoned: AtomicBool::new(false), _permit: permit }
+    }
+
+    /// Whom a sequence of it can share a batch with.
+    pub(super) fn lane_of(&self, sequence: &Sequence) -> Lane {
+        let Lane { model, operation } = self.lane;
+        let operation = match (&sequence.role, operation) {
+            (Role::Compared(_), Operation::Align) => Operation::Align,
+            (Role::Compared(_), _) => Operation::MaxSim,
+            (Role::Plain | Role::Query(_) | Role::Document(_), operation) => operation,
+        };
+        Lane { model, operation }
     }
 
     pub(super) fn abandon(&self) {

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use sluice_core::{Time, batch::TokenMatrix};
+use sluice_core::{
+    Time,
+    batch::{Alignment, TokenMatrix},
+};
 use tokio::sync::Notify;
 
 use super::EngineError;
@@ -23,6 +26,8 @@ pub enum SlotValue {
     Tokens(TokenMatrix),
     /// A pooled vector.
     Dense(Vec<f32>),
+    /// A score, taken apart.
+    Alignment(Alignment),
 }
 
 /// What [`next`](super::Answer::next) returns.

@@ -4,7 +4,7 @@ use sluice_core::{
     ModelIndex, Operation,
     admission::Work,
     backend::{BackendError, BatchOutput, Ticket},
-    batch::{PackedBatch, Role},
+    batch::{Comparison, PackedBatch, QueryVectors, Role, TokenMatrix, TokenVectors},
 };
 
 use super::{permit::Permits, *};
@@ -54,6 +54,11 @@ impl Backend for Probe {
         if has(FILLS_MEMORY) && batch.len() > 2 {
             return Err(BackendError::OutOfMemory);
         }
+        for role in batch.roles() {
+            if let Role::Query(slot) = role {
+                slot.fill(TokenMatrix { data: vec![1.0], dim: 1 });
+            }
+        }
         let mut scores: Vec<f32> = batch.ranges().map(|range| batch.input_ids()[range.start] as f32).collect();
         if has(MISCOUNTS) {
             scores.pop();
@@ -64,6 +69,34 @@ impl Backend for Probe {
     fn rebuild(&mut self) -> Result<(), BackendError> {
         let left = self.lost.fetch_sub(1, Ordering::SeqCst);
         if left > 1 { Err(BackendError::DeviceLost("still".to_owned())) } else { Ok(()) }
+    }
+}
+
+/// Scores each comparison with the rows of its document.
+#[derive(Default)]
+struct Comparer(std::collections::VecDeque<Arc<PackedBatch>>);
+
+impl Backend for Comparer {
+    fn limits(&self) -> BackendLimits {
+        BackendLimits { batch_tokens_max: u32::MAX, batch_sequences_max: 100, in_flight_batches_max: 8 }
+    }
+
+    fn submit(&mut self, batch: Arc<PackedBatch>) -> Result<Ticket, BackendError> {
+        assert_eq!(batch.lane().operation, Operation::MaxSim, "nothing else comes here");
+        self.0.push_back(batch);
+        Ok(Ticket(0))
+    }
+
+    fn collect(&mut self, _: Ticket) -> Result<BatchOutput, BackendError> {
+        let batch = self.0.pop_front().expect("it was submitted");
+        let score = |role: &Role| match role {
+            Role::Compared(comparison) => {
+                assert!(comparison.query.get().is_some(), "the query's batch came first");
+                comparison.document.rows() as f32
+            }
+            role => unreachable!("{role:?}"),
+        };
+        Ok(BatchOutput::Scores(batch.roles().iter().map(score).collect()))
     }
 }
 
@@ -88,16 +121,25 @@ impl Fixture {
             in_flight_batches_max,
         };
         let config = EngineConfig { batch_tokens_max: None, queued_units_max: 50, look_ahead_requests_max: 4 };
-        let engine = Engine::start(vec![Box::new(probe)], config, clock.clone()).expect("a thread");
+        let engine = Engine::start(
+            Backends { models: vec![Box::new(probe)], vectors: Box::new(Comparer::default()) },
+            config,
+            clock.clone(),
+        )
+        .expect("a thread");
         let permits = Permits::new(Work { documents: 1000, tokens: 1000, bytes: 1000 }, clock);
         Self { engine, permits, gate, batches }
     }
 
     async fn submit(&self, first_ids: &[u32], timeout_ms: u64) -> Answer {
         let sequences = first_ids.iter().map(|id| Sequence::single(vec![*id, 7, 7, 7], Role::Plain)).collect();
-        let work = Work { documents: first_ids.len() as u64, tokens: 1, bytes: 1 };
+        self.submit_sequences(Operation::CrossEncode, sequences, timeout_ms).await
+    }
+
+    async fn submit_sequences(&self, operation: Operation, sequences: Vec<Sequence>, timeout_ms: u64) -> Answer {
+        let work = Work { documents: sequences.len() as u64, tokens: 1, bytes: 1 };
         let submission = Submission {
-            lane: Lane { model: ModelIndex(0), operation: Operation::CrossEncode },
+            lane: Lane { model: ModelIndex(0), operation },
             sequences,
             deadline: self.engine.clock().now() + Duration::from_millis(timeout_ms),
             permit: self.permits.try_admit(work).expect("room"),
@@ -128,7 +170,7 @@ async fn finish(mut answer: Answer) -> Result<Vec<f32>, EngineError> {
         .into_iter()
         .map(|(_, value)| match value {
             SlotValue::Score(score) => score,
-            SlotValue::Tokens(_) | SlotValue::Dense(_) => f32::NAN,
+            SlotValue::Tokens(_) | SlotValue::Dense(_) | SlotValue::Alignment(_) => f32::NAN,
         })
         .collect())
 }
@@ -148,6 +190,58 @@ async fn every_unit_gets_its_own_result() {
         }
         fixture.drained().await;
     }
+}
+
+/// A document of so many rows.
+#[derive(Debug)]
+struct Rows(Vec<f32>);
+
+impl TokenVectors for Rows {
+    fn dim(&self) -> usize {
+        1
+    }
+
+    fn rows(&self) -> usize {
+        self.0.len()
+    }
+
+    fn components(&self) -> sluice_core::batch::Components<'_> {
+        sluice_core::batch::Components::F32(&self.0)
+    }
+}
+
+#[tokio::test]
+async fn comparisons_come_after_their_query_and_share_the_device() {
+    for in_flight in [1, 2] {
+        let fixture = Fixture::start(false, in_flight);
+        let mut answers = Vec::new();
+        for (turn, rows) in (1_u32..).zip([3, 40, 1]) {
+            let query: Arc<QueryVectors> = Arc::default();
+            // More than fits one batch on either side, and one comparison that costs more than any batch may.
+            let mut sequences = vec![Sequence::single(vec![turn; 4], Role::Query(Arc::clone(&query)))];
+            sequences.extend((0..6).map(|_| Sequence::single(vec![turn; 20], Role::Document(Arc::clone(&query)))));
+            sequences.extend((0..9).map(|index| {
+                let (document, query) = (Arc::new(Rows(vec![1.0; rows + index])), Arc::clone(&query));
+                Sequence::compared(Comparison { query, document, cost: if index == 7 { u32::MAX } else { 1 } })
+            }));
+            let mut expected = vec![turn as f32; 7];
+            expected.extend((0..9).map(|index| (rows + index) as f32));
+            answers.push((fixture.submit_sequences(Operation::LateInteraction, sequences, 10_000).await, expected));
+        }
+        for (answer, expected) in answers {
+            assert_eq!(finish(answer).await, Ok(expected));
+        }
+        fixture.drained().await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_to_compute_is_done_at_once() {
+    let fixture = Fixture::start(true, 1);
+    let answer = fixture.submit_sequences(Operation::LateInteraction, Vec::new(), 10_000).await;
+    assert_eq!(finish(answer).await, Ok(Vec::new()));
+    fixture.drained().await;
+    assert_eq!(fixture.batches.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

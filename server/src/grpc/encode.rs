@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use half::f16;
 use sluice_core::{Lane, Operation};
+use sluice_inference::to_int8;
 use sluice_proto::model::v1::{
     DataType, Embedding, EncodeRequest, EncodeResponse, EncodedText, TokenizeRequest, TokenizeResponse, TokenizedText,
     encode_service_server::EncodeService,
@@ -104,17 +105,25 @@ fn embedding(value: SlotValue, dtype: Dtype) -> Option<Embedding> {
             (vector, dim)
         }
         SlotValue::Tokens(matrix) => (matrix.data, matrix.dim),
-        SlotValue::Score(_) => return None,
+        SlotValue::Score(_) | SlotValue::Alignment(_) => return None,
     };
     let rows = data.len().checked_div(dim)?;
+    let mut scales = Vec::new();
     let (bytes, dtype): (Vec<u8>, _) = match dtype {
         Dtype::F32 => (data.iter().flat_map(|x| x.to_le_bytes()).collect(), DataType::F32),
         Dtype::F16 => (data.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(), DataType::F16),
+        Dtype::I8 => {
+            let (codes, row_scales) = to_int8(&data, dim).ok()?;
+            scales = row_scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+            // Offset binary to two's complement.
+            (codes.into_iter().map(|code| code ^ 0x80).collect(), DataType::I8)
+        }
     };
     Some(Embedding {
         data: bytes.into(),
         dtype: dtype.into(),
         rows: u32::try_from(rows).ok()?,
         dim: u32::try_from(dim).ok()?,
+        scales: scales.into(),
     })
 }

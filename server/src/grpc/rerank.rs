@@ -5,9 +5,9 @@ use std::{pin::Pin, sync::Arc};
 use futures_util::{Stream, stream};
 use sluice_core::Lane;
 use sluice_proto::rerank::v1::{
-    Chunk, Method as WireMethod, RerankManyRequest, RerankManyResponse, RerankRequest, RerankResponse, RerankResult,
-    RerankStreamResponse, ScoreUpdate, ScoredDocument, Timing, Usage, rerank_service_server::RerankService,
-    rerank_stream_response::Update as WireUpdate,
+    Chunk, DocumentSource, ExplainRequest, ExplainResponse, Method as WireMethod, PartialReason, RerankManyRequest,
+    RerankManyResponse, RerankRequest, RerankResponse, RerankResult, RerankStreamResponse, ScoreUpdate, ScoredDocument,
+    Timing, Usage, rerank_service_server::RerankService, rerank_stream_response::Update as WireUpdate,
 };
 use sluice_service::status::Refusal;
 use tokio::{
@@ -28,6 +28,7 @@ use crate::{
     models::Model,
     prepare::{DocumentUnits, Prepared},
     scoring::{Ranked, Scoring},
+    subject::{Source, Subject, Unavailable},
     validate,
 };
 
@@ -61,6 +62,13 @@ impl RerankService for App {
         request: Request<Streaming<RerankManyRequest>>,
     ) -> Result<Response<Self::RerankManyStream>, Status> {
         Ok(Response::new(Box::pin(rerank_many::answer(self.clone(), request)?)))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let call = Call::begin("Explain", &request, self)?;
+        let deadline = call.deadline;
+        let work = async { self.explain_scores(request.into_inner(), deadline).await };
+        call.run(Box::pin(work)).await.map(Response::new)
     }
 }
 
@@ -175,7 +183,8 @@ impl App {
         let job = Arc::new(validate::rerank(request, &warm.models, &self.0.limits)?);
         let model = warm.models.get(job.model);
         let permit = self.admit(job.documents.len(), job.bytes())?;
-        let prepared = self.0.preparer.rerank(&job, &model.text, model.tokens_max()).await?;
+        let subjects = Subject::of(&job.documents, model.digest, self.0.store.as_ref());
+        let prepared = self.0.preparer.rerank(&job, subjects, &model.text, model.tokens_max()).await?;
         let (permit, admitted) = self.admit_tokens(permit, prepared.computed_tokens(), deadline)?;
         let facts = Facts::new(&prepared, model, arrival);
         let Prepared { sequences, documents, .. } = prepared;
@@ -243,10 +252,13 @@ impl Run {
 
     fn response(&self) -> RerankResponse {
         let ranking = self.scoring.ranking(&self.job, &self.documents);
+        let partial = self.documents.iter().any(|document| !document.is_scored());
         let (queue, compute) = self.answer.times();
         self.facts.count_tokens();
         RerankResponse {
             results: ranking.into_iter().map(|place| self.result(place)).collect(),
+            partial,
+            partial_reasons: partial.then(|| PartialReason::StoredDocumentUnavailable.into()).into_iter().collect(),
             usage: Some(self.facts.usage),
             timing: Some(Timing {
                 queue: duration(queue),
@@ -270,7 +282,9 @@ impl Run {
             tokens: units.tokens,
             truncated: units.truncated,
             best_chunk: best_chunk.map(|(index, bytes)| Chunk { index, byte_start: bytes.start, byte_end: bytes.end }),
-            text: self.job.return_text.then(|| document.text.clone()),
+            text: document.content.text().filter(|_| self.job.return_text).map(str::to_owned),
+            source: wire_source(units.source).into(),
+            unscored: !units.is_scored(),
         }
     }
 }
@@ -298,6 +312,19 @@ impl Facts {
 
     fn count_tokens(&self) {
         metrics::answered_tokens(self.usage.query_tokens, self.usage.document_tokens);
+    }
+}
+
+/// Where what was scored came from, on the wire.
+pub(super) fn wire_source(source: Source) -> DocumentSource {
+    match source {
+        Source::Text => DocumentSource::Text,
+        Source::Request => DocumentSource::Embedding,
+        Source::Store => DocumentSource::Stored,
+        Source::TextInstead(Unavailable::Missing) => DocumentSource::TextForMissing,
+        Source::TextInstead(Unavailable::Stale) => DocumentSource::TextForStale,
+        Source::Nothing(Unavailable::Missing) => DocumentSource::NoneMissing,
+        Source::Nothing(Unavailable::Stale) => DocumentSource::NoneStale,
     }
 }
 

@@ -10,7 +10,10 @@ use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duratio
 use sluice_inference::{HubSettings, SilentProgress};
 use sluice_proto::{
     model::v1::{encode_service_client::EncodeServiceClient, model_service_client::ModelServiceClient},
-    rerank::v1::{Document, Query, RerankRequest, document, query, rerank_service_client::RerankServiceClient},
+    rerank::v1::{
+        Document, Query, RerankRequest, document, query, rerank_service_client::RerankServiceClient,
+        token_store_service_client::TokenStoreServiceClient,
+    },
 };
 use sluice_server::{Server, ServerConfig, ServerError, config::ModelConfig, serve::Machine};
 use sluice_service::drain::{Drain, Ending};
@@ -91,6 +94,10 @@ impl TestServer {
 
     pub async fn encode(&self) -> EncodeServiceClient<Channel> {
         EncodeServiceClient::new(self.channel().await)
+    }
+
+    pub async fn token_store(&self) -> TokenStoreServiceClient<Channel> {
+        TokenStoreServiceClient::new(self.channel().await)
     }
 
     /// What the health service says of `service`.

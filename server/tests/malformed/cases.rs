@@ -224,7 +224,7 @@ fn path(rng: &mut StdRng) -> Case {
         "/sluice.rerank.v1.RerankService/",
         "/sluice.rerank.v1.RerankService/rerank",
         "/sluice.rerank.v1.RerankService/Rerank/",
-        "/sluice.rerank.v1.RerankService/Explain",
+        "/sluice.rerank.v1.RerankService/Explicate",
         "/sluice.rerank.v2.RerankService/Rerank",
         "/sluice.model.v1.ModelService/LoadModel",
         "/RerankService/Rerank",

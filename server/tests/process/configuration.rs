@@ -71,7 +71,7 @@ fn every_fault_is_reported_together_with_its_place() {
     fs::write(&file, text).expect("writable");
     let place = |line: u32| format!("({}:{line})", file.display());
     let arguments = [
-        &["--config", file.to_str().expect("text"), "--device", "cuda"],
+        &["--config", file.to_str().expect("text"), "--device", "abacus"],
         &["--model", "twin=default", "--model", "twin=hf:no-organisation"],
         &["--model", "without-a-source", "--print-config"][..],
     ];
@@ -85,7 +85,7 @@ fn every_fault_is_reported_together_with_its_place() {
     let expected = [
         ("--model \"without-a-source\": ", "NAME=SOURCE".to_owned()),
         ("colour: unknown key", variable("SLUICE_COLOUR")),
-        ("device: this version has no CUDA", flag.clone()),
+        ("device: unknown variant `abacus`", flag.clone()),
         ("drain.grace: invalid duration \"soon\"", place(5)),
         ("grpc.max_connections: must be at least 1", variable("SLUICE_GRPC__MAX_CONNECTIONS")),
         ("grpc.max_message_size: invalid size \"much\"", variable("SLUICE_GRPC__MAX_MESSAGE_SIZE")),
@@ -101,6 +101,22 @@ fn every_fault_is_reported_together_with_its_place() {
     for (line, (begin, end)) in lines.iter().zip(expected) {
         assert!(line.starts_with(begin) && line.ends_with(&end), "{line:?}: expected {begin:?} … {end:?}");
     }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_said_and_nothing_is_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("model.toml");
+    fs::write(&script, "max_tokens = 64\n").expect("writable");
+    let model = format!("model=scripted:{}", script.display());
+    let output =
+        ServerProcess::output(&["--device", "cuda", "--model", &model, "--listen", "127.0.0.1:0"], |command| {
+            // Hides those that this machine may have.
+            command.env("CUDA_VISIBLE_DEVICES", "");
+        });
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("device = \"cuda\": "), "{output:?}");
+    assert!(!output.stderr.contains("panicked"), "{output:?}");
 }
 
 #[test]

@@ -7,7 +7,9 @@ use sluice_proto::{
         EmbeddingKind, EncodeRequest, GetModelRequest, ListModelsRequest, TokenizeRequest,
         encode_service_client::EncodeServiceClient, model_service_client::ModelServiceClient,
     },
-    rerank::v1::{Method, RerankManyRequest, RerankRequest, rerank_service_client::RerankServiceClient},
+    rerank::v1::{
+        Method, RerankManyRequest, RerankRequest, StoredDocument, document, rerank_service_client::RerankServiceClient,
+    },
 };
 use tonic::{Code, Request};
 
@@ -59,6 +61,11 @@ async fn traffic(ports: Ports) {
     empty.query = query(" ");
     assert_eq!(client.rerank(empty).await.expect_err("empty").code(), Code::InvalidArgument);
 
+    let mut stored = asking(Method::LateInteraction, 1);
+    let reference = StoredDocument { namespace: "n".to_owned(), ..StoredDocument::default() };
+    stored.documents[0].content = Some(document::Content::Stored(reference));
+    assert!(client.rerank(stored).await.expect("answered").into_inner().partial, "there is no store");
+
     let mut encode = EncodeServiceClient::new(channel.clone());
     let texts = vec![SECRET.to_owned()];
     for kind in [EmbeddingKind::Dense, EmbeddingKind::Token] {
@@ -104,6 +111,7 @@ async fn metrics_are_strict_and_complete() {
     let others = ["sluice_connections", "sluice_build_info"];
     let missing: Vec<_> =
         described.iter().chain(&others).filter(|name| !metrics.families.contains_key(**name)).collect();
+    let missing: Vec<_> = missing.into_iter().filter(|name| !name.starts_with("sluice_device_cache_")).collect();
     assert_eq!(missing, Vec::<&&str>::new(), "described and not there");
 
     let values: [(&str, &str, &[&str]); 8] = [
@@ -137,13 +145,13 @@ async fn metrics_are_strict_and_complete() {
     }
     assert_eq!(metrics.values("sluice_compute_duration_seconds", "operation").len(), 4);
     let counts = [
-        ("sluice_requests_total", vec![("rpc", "Rerank"), ("code", "OK")], 3),
+        ("sluice_requests_total", vec![("rpc", "Rerank"), ("code", "OK")], 4),
         ("sluice_requests_total", vec![("code", "RESOURCE_EXHAUSTED")], 1),
         ("sluice_requests_total", vec![("rpc", "RerankStream"), ("code", "CANCELLED")], 1),
         ("sluice_rejected_total", vec![], 1),
-        ("sluice_finished_total", vec![("outcome", "answered")], 6),
+        ("sluice_finished_total", vec![("outcome", "answered")], 7),
         ("sluice_finished_total", vec![("outcome", "failed")], 1),
-        ("sluice_request_duration_seconds_count", vec![("rpc", "Rerank")], 8),
+        ("sluice_request_duration_seconds_count", vec![("rpc", "Rerank")], 9),
         ("sluice_model_info", vec![("backend", "scripted")], 1),
         ("sluice_build_info", vec![("version", env!("CARGO_PKG_VERSION"))], 1),
     ];

@@ -33,9 +33,18 @@ fn components(embedding: &Embedding) -> Vec<f32> {
         DataType::F16 => {
             data.chunks_exact(2).map(|bytes| f16::from_le_bytes(bytes.try_into().expect("two")).to_f32()).collect()
         }
+        DataType::I8 => {
+            let scale = |row| f32::from_le_bytes(embedding.scales[4 * row..][..4].try_into().expect("four"));
+            let code = |(i, byte): (usize, &u8)| f32::from(byte.cast_signed()) * scale(i / embedding.dim as usize);
+            data.iter().enumerate().map(code).collect()
+        }
         DataType::Unspecified => unreachable!("an answer says what it is"),
     };
-    let size = if embedding.dtype() == DataType::F32 { 4 } else { 2 };
+    let size = match embedding.dtype() {
+        DataType::F32 => 4,
+        DataType::F16 => 2,
+        _ => 1,
+    };
     assert_eq!((components.len(), data.len()), (count, count * size));
     components
 }
@@ -68,11 +77,15 @@ async fn each_text_becomes_one_vector_or_one_for_each_token() {
 
         let default = encode(&server, asked(kind, DataType::Unspecified, 0)).await;
         assert_eq!(default, exact, "F32 where nothing is said");
-        let half = encode(&server, asked(kind, DataType::F16, 0)).await;
-        for (half, exact) in half.results.iter().zip(&exact.results) {
-            let pair = [half, exact].map(|result| components(result.embedding.as_ref().expect("always there")));
-            let [half, exact] = pair;
-            assert!(half.iter().zip(&exact).all(|(half, exact)| (half - exact).abs() < 1e-3), "{half:?} {exact:?}");
+        // Half a step of f16 below 1; of 1/127 of the largest component.
+        for (dtype, tolerance) in [(DataType::F16, 2.5e-4), (DataType::I8, 0.5 / 127.0 + 1e-6)] {
+            let small = encode(&server, asked(kind, dtype, 0)).await;
+            for (small, exact) in small.results.iter().zip(&exact.results) {
+                let pair = [small, exact].map(|result| components(result.embedding.as_ref().expect("always there")));
+                let [small, exact] = pair;
+                let close = small.iter().zip(&exact).all(|(small, exact)| (small - exact).abs() <= tolerance);
+                assert!(close, "{dtype:?} {small:?} {exact:?}");
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Ten words of every width in bytes, between white space of every kind.
-const TEXT: &str = "  αβγ δ\u{3000}漢字 needle\t👩‍👩‍👧 ж\u{a0}needle needle\n\nend ß ";
+static TEXT: &str = "  αβγ δ\u{3000}漢字 needle\t👩‍👩‍👧 ж\u{a0}needle needle\n\nend ß ";
 const WORDS_AT_ONCE: usize = 3;
 
 fn words() -> Vec<&'static str> {

@@ -17,13 +17,14 @@ use super::common::{SCRIPT, TestServer, raw, request};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Every service of the port.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
     "sluice.model.v1.EncodeService",
     "sluice.model.v1.ModelService",
     "sluice.rerank.v1.RerankService",
+    "sluice.rerank.v1.TokenStoreService",
 ];
 
 #[tokio::test]

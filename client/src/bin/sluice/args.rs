@@ -1,5 +1,8 @@
 //! The command line.
 
+pub(crate) mod explain;
+pub(crate) mod tokens;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -13,14 +16,21 @@ Documents, one a line, in UTF-8:
   its \"id\", a string or a number, comes back with the result, and other keys mean nothing.
   Any other line is a document as it stands, also one that begins with `{` but is no such object.
   A document without an id is called by its line number, from 1. Blank lines are skipped.
+With --stored, every line is {\"id\"} or {\"id\", \"text\"}: the document that the server's token store has under
+that id, as `sluice tokens put` has put it. With a text, that is encoded where nothing is stored or what is
+stored was made from another text; without, such a document is unscored and comes last.
 
 Output with --json, one object on one line; absent values are null:
   {\"query\", \"model\", \"model_digest\", \"method\", \"score_kind\", \"documents\",
-   \"results\": [{\"rank\", \"index\", \"id\", \"score\", \"tokens\", \"truncated\", \"best_chunk\", \"text\"}, …],
+   \"partial\", \"partial_reasons\": [\"stored_document_unavailable\"],
+   \"results\": [{\"rank\", \"index\", \"id\", \"score\", \"unscored\", \"source\", \"tokens\", \"truncated\", \"best_chunk\",
+                \"text\"}, …],
    \"usage\": {\"query_tokens\", \"document_tokens\", \"computed_tokens\"},
    \"timing\": {\"queue_seconds\", \"tokenize_seconds\", \"compute_seconds\", \"total_seconds\"}}
   rank counts from 1, index is the document's position in the input, from 0;
-  best_chunk is {\"index\", \"byte_start\", \"byte_end\"} where a document was scored in chunks.
+  best_chunk is {\"index\", \"byte_start\", \"byte_end\"} where a document was scored in chunks;
+  source says what was scored: text, stored, text_for_missing or text_for_stale; of an unscored document
+  none_missing or none_stale, and its score is null. partial says that there are such documents.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -34,6 +44,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.";
 const EVAL_HELP: &str = "\
 Candidates, one query a line: {\"qid\", \"query\", \"documents\": [{\"id\", \"text\"}, …]}.
 Qrels, as TREC has them: `query iteration document grade`.
+
+With --stored, the documents are taken from the server's token store, where `sluice tokens put` has put them
+under the same ids; the texts are not sent, only their hashes. A document that is not there, or was made from
+another text, ends the command.
 
 Means are over the queries that have a relevant document (grade 1 or more); one of them without
 candidates counts as 0. nDCG's gain is the grade itself, as in trec_eval.
@@ -51,7 +65,8 @@ Output with --json, one object on one line:
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
-/// Talk to a Sluice server: rerank documents, list models, measure how good an order is.
+/// Talk to a Sluice server: rerank documents, keep and explain their token vectors, list models, measure how good an
+/// order is.
 #[derive(Debug, Parser)]
 #[command(name = "sluice", version, after_help = EXIT_CODES)]
 pub(crate) struct Args {
@@ -70,6 +85,12 @@ pub(crate) enum Command {
     /// Rerank a test collection and compare the order with people's judgments.
     #[command(after_help = EVAL_HELP)]
     Eval(EvalArgs),
+    /// Show which words a late-interaction score comes from.
+    #[command(after_help = explain::HELP)]
+    Explain(explain::ExplainArgs),
+    /// Keep documents' token vectors on the server, so that reranking carries ids instead of texts.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Tokens(tokens::TokensCommand),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -85,6 +106,9 @@ pub(crate) struct RerankArgs {
     /// What the documents are scored against
     #[arg(long, value_name = "Q")]
     pub query: String,
+    /// Take the documents from this namespace of the server's token store
+    #[arg(long, value_name = "NAMESPACE")]
+    pub stored: Option<String>,
     /// Results to print; 0 prints all
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub top_n: u32,
@@ -132,6 +156,9 @@ pub(crate) struct EvalArgs {
     /// How to score; `none` keeps the given order and needs no server
     #[arg(long)]
     pub method: EvalMethodArg,
+    /// Take the documents from this namespace of the server's token store; for late_interaction
+    #[arg(long, value_name = "NAMESPACE")]
+    pub stored: Option<String>,
     /// Queries with their candidates
     #[arg(long, value_name = "FILE.jsonl")]
     pub candidates: PathBuf,

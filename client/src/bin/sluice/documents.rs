@@ -19,10 +19,19 @@ pub(crate) const INPUT_BYTES_MAX: u64 = 256 << 20;
 pub(crate) struct Documents {
     /// As given, or the line number.
     pub ids: Vec<String>,
-    /// Their texts.
-    pub texts: Vec<String>,
+    /// Their texts; a stored document may come without.
+    pub texts: Vec<Option<String>>,
     /// Lines, from 1, that begin like JSON but were taken as plain text.
     pub doubtful: Vec<usize>,
+}
+
+/// What a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A document, plain or JSON.
+    Texts,
+    /// JSON of the id of a stored document, and perhaps its text.
+    Stored,
 }
 
 /// An id that is a string or a number in JSON.
@@ -39,13 +48,15 @@ pub(crate) enum DocumentsError {
     TooLarge,
     #[error("line {line} is not UTF-8")]
     NotText { line: usize },
+    #[error("line {line}: expected {{\"id\"}} or {{\"id\", \"text\"}} of a stored document: {reason}")]
+    NotStored { line: usize, reason: String },
     #[error("no documents")]
     Empty,
 }
 
 impl Documents {
     /// Reads `file`, or standard input where there is none or it is `-`.
-    pub(crate) fn read(file: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn read(file: Option<&Path>, form: Form) -> anyhow::Result<Self> {
         let mut bytes = Vec::new();
         let name = match file.filter(|file| file.as_os_str() != "-") {
             Some(file) => {
@@ -62,7 +73,7 @@ impl Documents {
                 "standard input".to_owned()
             }
         };
-        let documents = Self::parse(&bytes).with_context(|| name.clone())?;
+        let documents = Self::parse(&bytes, form).with_context(|| name.clone())?;
         if let Some(line) = documents.doubtful.first() {
             let others = documents.doubtful.len() - 1;
             let others = if others > 0 { format!(" and {others} more") } else { String::new() };
@@ -73,7 +84,18 @@ impl Documents {
         Ok(documents)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, DocumentsError> {
+    /// Stored documents of these ids.
+    pub(crate) fn stored(ids: Vec<String>) -> Self {
+        let texts = vec![None; ids.len()];
+        Self { ids, texts, doubtful: Vec::new() }
+    }
+
+    /// The text of the document at `index`, if there is such a document and it came with one.
+    pub(crate) fn text(&self, index: usize) -> Option<&str> {
+        self.texts.get(index)?.as_deref()
+    }
+
+    fn parse(bytes: &[u8], form: Form) -> Result<Self, DocumentsError> {
         if bytes.len() as u64 > INPUT_BYTES_MAX {
             return Err(DocumentsError::TooLarge);
         }
@@ -83,15 +105,18 @@ impl Documents {
         })?;
         let mut documents = Self::default();
         for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
-            documents.push(number, line);
+            if line.trim().is_empty() {
+                continue;
+            }
+            match form {
+                Form::Texts => documents.push(number, line),
+                Form::Stored => documents.push_stored(number, line)?,
+            }
         }
-        if documents.texts.is_empty() { Err(DocumentsError::Empty) } else { Ok(documents) }
+        if documents.ids.is_empty() { Err(DocumentsError::Empty) } else { Ok(documents) }
     }
 
     fn push(&mut self, number: usize, line: &str) {
-        if line.trim().is_empty() {
-            return;
-        }
         let json = line.starts_with('{').then(|| serde_json::from_str::<JsonDocument>(line));
         let (id, text) = match json {
             Some(Ok(JsonDocument { id, text })) => (id, text),
@@ -102,7 +127,15 @@ impl Documents {
             None => (None, line.to_owned()),
         };
         self.ids.push(id.map_or_else(|| number.to_string(), Id::into_string));
+        self.texts.push(Some(text));
+    }
+
+    fn push_stored(&mut self, number: usize, line: &str) -> Result<(), DocumentsError> {
+        let StoredDocument { id, text } = serde_json::from_str(line)
+            .map_err(|error| DocumentsError::NotStored { line: number, reason: error.to_string() })?;
+        self.ids.push(id.into_string());
         self.texts.push(text);
+        Ok(())
     }
 }
 
@@ -119,6 +152,12 @@ impl Id {
 struct JsonDocument {
     id: Option<Id>,
     text: String,
+}
+
+#[derive(Deserialize)]
+struct StoredDocument {
+    id: Id,
+    text: Option<String>,
 }
 
 #[cfg(test)]
@@ -146,9 +185,9 @@ mod tests {
             (r#" {"text":"a"}"#, &[("1", r#" {"text":"a"}"#)], &[]),
         ];
         for (input, expected, doubtful) in cases {
-            let documents = Documents::parse(input.as_bytes()).unwrap();
+            let documents = Documents::parse(input.as_bytes(), Form::Texts).unwrap();
             let found: Vec<_> =
-                documents.ids.iter().zip(&documents.texts).map(|(i, t)| (i.as_str(), t.as_str())).collect();
+                documents.ids.iter().zip(&documents.texts).map(|(i, t)| (i.as_str(), t.as_deref().unwrap())).collect();
             assert_eq!((found.as_slice(), documents.doubtful.as_slice()), (expected, doubtful), "{input:?}");
         }
     }
@@ -162,7 +201,21 @@ mod tests {
             (b"a\nb\nc\xc3(", DocumentsError::NotText { line: 3 }),
         ];
         for (input, expected) in cases {
-            assert_eq!(Documents::parse(input), Err(expected), "{input:?}");
+            assert_eq!(Documents::parse(input, Form::Texts), Err(expected), "{input:?}");
         }
+    }
+
+    #[test]
+    fn stored() {
+        let input = "{\"id\":\"a\"}\n\n{\"id\":7,\"text\":\"seven\",\"title\":\"t\"}\n{\"id\":\"b\",\"text\":null}\n";
+        let documents = Documents::parse(input.as_bytes(), Form::Stored).unwrap();
+        assert_eq!(documents.ids, ["a", "7", "b"]);
+        assert_eq!(documents.texts, [None, Some("seven".to_owned()), None]);
+        for (line, reason) in [("plain", "expected value"), ("{\"text\":\"x\"}", "missing field `id`")] {
+            let error = Documents::parse(format!("{{\"id\":1}}\n{line}\n").as_bytes(), Form::Stored).unwrap_err();
+            let error = error.to_string();
+            assert!(error.starts_with("line 2: expected {\"id\"} or") && error.contains(reason), "{error}");
+        }
+        assert_eq!(Documents::parse(b"\n", Form::Stored), Err(DocumentsError::Empty));
     }
 }

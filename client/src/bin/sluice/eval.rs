@@ -8,9 +8,9 @@ use std::{fs, path::Path};
 use anyhow::{Context, anyhow, ensure};
 use clap::ValueEnum;
 use futures_util::{StreamExt, stream};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::{Serialize, Serializer};
-use sluice_client::{Client, Rerank, RerankResponse, table};
+use sluice_client::{Client, Rerank, RerankResponse, content_hash, table};
 use tokio::time::Instant;
 
 use self::{
@@ -20,16 +20,21 @@ use self::{
 use crate::{
     args::{EvalArgs, EvalMethodArg},
     output::{Failure, note, print, print_json, width},
+    progress,
     server::connect,
+    unscored::Unscored,
 };
 
 pub(crate) async fn run(args: &EvalArgs, server_default: &str) -> Result<(), Failure> {
+    if args.stored.is_some() && args.method != EvalMethodArg::LateInteraction {
+        return Err(Failure::Usage("--stored is for --method late_interaction".to_owned()));
+    }
     let qrels = fs::read_to_string(&args.qrels).with_context(|| args.qrels.display().to_string())?;
     let mut evaluation = Evaluation::against(&qrels).with_context(|| args.qrels.display().to_string())?;
     let mut candidates = Candidates::open(&args.candidates)?;
     let ranker = Ranker::connect(args, server_default).await?;
 
-    let progress = progress_bar(candidates.bytes());
+    let progress = progress::bar(Some(candidates.bytes()));
     let start = Instant::now();
     let ranked = rank_all(args, &ranker, &mut candidates, &mut evaluation, &progress).await;
     let elapsed = start.elapsed();
@@ -84,19 +89,12 @@ async fn rank_all(
     Ok(documents)
 }
 
-/// Shown on a terminal alone. It counts bytes of the file: how many queries there are is not known before its end.
-fn progress_bar(bytes: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {percent:>3} % {msg}, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr()).with_style(style)
-}
-
 /// Puts candidates in order.
 enum Ranker {
     /// As they are.
     Given,
     /// By a server's scores.
-    Server { client: Client, template: Rerank },
+    Server { client: Client, template: Box<Rerank>, stored: Option<String> },
 }
 
 impl Ranker {
@@ -104,15 +102,21 @@ impl Ranker {
         let Some(method) = args.method.scored() else { return Ok(Self::Given) };
         let client = connect(&args.server, server_default, args.deadline_ms).await?;
         let template = Rerank::default().method(method).model(args.model.clone().unwrap_or_default());
-        Ok(Self::Server { client, template })
+        Ok(Self::Server { client, template: Box::new(template), stored: args.stored.clone() })
     }
 
     /// The documents' ids, best first.
     async fn rank(&self, set: CandidateSet) -> anyhow::Result<Vec<String>> {
         match self {
             // A server refuses a request without documents; their order is known.
-            Self::Server { client, template } if !set.ids.is_empty() => {
-                let request = template.clone().query(set.query).documents(set.ids.iter().zip(set.texts));
+            Self::Server { client, template, stored } if !set.ids.is_empty() => {
+                let request = template.clone().query(set.query);
+                let documents = set.ids.iter().zip(set.texts);
+                let request = match stored {
+                    Some(namespace) => documents
+                        .fold(request, |request, (id, text)| request.stored_as(id, namespace, content_hash(&text))),
+                    None => request.documents(documents),
+                };
                 in_order(set.ids, &client.rerank(request).await?)
             }
             Self::Given | Self::Server { .. } => Ok(set.ids),
@@ -128,6 +132,8 @@ fn in_order(ids: Vec<String>, response: &RerankResponse) -> anyhow::Result<Vec<S
     let ranking: Option<Vec<String>> = response.results.iter().map(|result| take(result.index)).collect();
     let ranking = ranking.context("the answer names a document that was not asked for, or one twice")?;
     ensure!(ranking.len() == documents, "the answer ranks {} of {documents} documents", ranking.len());
+    let unscored = Unscored::among(&response.results);
+    ensure!(unscored.total() == 0, "{} of {documents} documents are unscored: {unscored}", unscored.total());
     Ok(ranking)
 }
 

@@ -7,10 +7,15 @@
 mod args;
 mod documents;
 mod eval;
+mod explain;
+mod lines;
 mod models;
 mod output;
+mod progress;
 mod rerank;
 mod server;
+mod tokens;
+mod unscored;
 
 use std::{env, process::ExitCode};
 
@@ -53,7 +58,15 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Rerank(args) => runtime.block_on(rerank::run(&args, &default)),
         Command::Models(args) => runtime.block_on(models::run(&args, &default)),
         Command::Eval(args) => runtime.block_on(eval::run(&args, &default)),
+        Command::Explain(args) => runtime.block_on(explain::run(&args, &default, colours_welcome())),
+        Command::Tokens(command) => runtime.block_on(tokens::run(&command, &default)),
     }
+}
+
+/// See <https://no-color.org>.
+fn colours_welcome() -> bool {
+    let set = |variable| env::var_os(variable).filter(|value| !value.is_empty());
+    set("NO_COLOR").is_none() && set("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
 fn server_default() -> Result<String, Failure> {

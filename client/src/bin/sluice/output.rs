@@ -45,7 +45,8 @@ pub(crate) fn note(text: &str) {
 
 /// Columns of the terminal, or of a table that does not go to one.
 pub(crate) fn width() -> usize {
-    Table::new().width().map_or(table::WIDTH_DEFAULT, usize::from)
+    // A terminal that does not know says 0.
+    Table::new().width().filter(|width| *width > 0).map_or(table::WIDTH_DEFAULT, usize::from)
 }
 
 impl From<anyhow::Error> for Failure {

@@ -5,27 +5,37 @@ use sluice_client::{Rerank, RerankResponse, names, table};
 
 use crate::{
     args::RerankArgs,
-    documents::Documents,
-    output::{Failure, print, print_json, width},
+    documents::{Documents, Form},
+    output::{Failure, note, print, print_json, width},
     server::connect,
+    unscored::Unscored,
 };
 
 pub(crate) async fn run(args: &RerankArgs, server_default: &str) -> Result<(), Failure> {
-    let documents = Documents::read(args.file.as_deref())?;
+    let form = if args.stored.is_some() { Form::Stored } else { Form::Texts };
+    let documents = Documents::read(args.file.as_deref(), form)?;
     let client = connect(&args.server, server_default, args.deadline_ms).await?;
     let response = client.rerank(request(args, &documents)).await?;
+    if response.partial {
+        note(&partial(&response));
+    }
     if args.json {
         return print_json(&Output::new(args, &documents, &response));
     }
-    print(&table::ranking(&response, &documents.texts, width()))?;
+    let texts: Vec<&str> = documents.texts.iter().map(|text| text.as_deref().unwrap_or_default()).collect();
+    print(&table::ranking(&response, &texts, width()))?;
     print(&summary(&documents, &response))
 }
 
 fn request(args: &RerankArgs, documents: &Documents) -> Rerank {
-    let mut request = Rerank::new(&args.query)
-        .documents(documents.ids.iter().zip(&documents.texts))
-        .model(args.model.clone().unwrap_or_default())
-        .top_n(args.top_n);
+    let mut request = Rerank::new(&args.query).model(args.model.clone().unwrap_or_default()).top_n(args.top_n);
+    for (id, text) in documents.ids.iter().zip(&documents.texts) {
+        request = match (&args.stored, text) {
+            (Some(namespace), Some(text)) => request.stored_or(id, namespace, text),
+            (Some(namespace), None) => request.stored(id, namespace),
+            (None, text) => request.document(id, text.as_deref().unwrap_or_default()),
+        };
+    }
     if let Some(method) = args.method {
         request = request.method(method.into());
     }
@@ -44,6 +54,19 @@ fn request(args: &RerankArgs, documents: &Documents) -> Rerank {
     request
 }
 
+/// Why the answer is less than was asked for. Documents without a score are last, so not all of them may be shown.
+fn partial(response: &RerankResponse) -> String {
+    let unscored = Unscored::among(&response.results);
+    match unscored.total() {
+        0 => {
+            let reasons: Vec<_> =
+                response.partial_reasons.iter().map(|reason| names::partial_reason(*reason)).collect();
+            format!("the answer is partial: {}", reasons.join(", "))
+        }
+        _ => format!("the answer is partial; unscored documents: {unscored}"),
+    }
+}
+
 /// One line under the table: how much was read, by what, and how long it took.
 fn summary(documents: &Documents, response: &RerankResponse) -> String {
     let shown = response.results.len();
@@ -60,6 +83,10 @@ fn summary(documents: &Documents, response: &RerankResponse) -> String {
     if truncated > 0 {
         parts.push(format!("{truncated} longer than what was read"));
     }
+    let unscored = Unscored::among(&response.results).total();
+    if unscored > 0 {
+        parts.push(format!("{unscored} unscored"));
+    }
     parts.join(", ")
 }
 
@@ -72,6 +99,8 @@ struct Output<'a> {
     method: String,
     score_kind: String,
     documents: usize,
+    partial: bool,
+    partial_reasons: Vec<String>,
     results: Vec<Row<'a>>,
     usage: Option<Usage>,
     timing: Option<Timing>,
@@ -83,6 +112,8 @@ struct Row<'a> {
     index: u32,
     id: &'a str,
     score: f32,
+    unscored: bool,
+    source: String,
     tokens: u32,
     truncated: bool,
     best_chunk: Option<Chunk>,
@@ -113,12 +144,13 @@ struct Timing {
 
 impl<'a> Output<'a> {
     fn new(args: &'a RerankArgs, documents: &'a Documents, response: &'a RerankResponse) -> Self {
-        let text = |index: u32| documents.texts.get(index as usize).map(String::as_str);
         let results = (1..).zip(&response.results).map(|(rank, result)| Row {
             rank,
             index: result.index,
             id: &result.id,
             score: result.score,
+            unscored: result.unscored,
+            source: names::document_source(result.source),
             tokens: result.tokens,
             truncated: result.truncated,
             best_chunk: result.best_chunk.map(|chunk| Chunk {
@@ -126,7 +158,7 @@ impl<'a> Output<'a> {
                 byte_start: chunk.byte_start,
                 byte_end: chunk.byte_end,
             }),
-            text: text(result.index),
+            text: documents.text(result.index as usize),
         });
         // Not said means raw, on the wire as here.
         let kind = args.score_kind.map_or(sluice_client::ScoreKind::Raw, Into::into);
@@ -137,6 +169,8 @@ impl<'a> Output<'a> {
             method: names::method(response.method),
             score_kind: names::score_kind(kind as i32),
             documents: documents.texts.len(),
+            partial: response.partial,
+            partial_reasons: response.partial_reasons.iter().map(|reason| names::partial_reason(*reason)).collect(),
             results: results.collect(),
             usage: response.usage.map(|usage| Usage {
                 query_tokens: usage.query_tokens,

@@ -3,14 +3,17 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     path::Path,
 };
 
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::documents::{INPUT_BYTES_MAX, Id};
+use crate::{
+    documents::Id,
+    lines::{LineError, Lines},
+};
 
 /// One query and the documents to put in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,9 +32,8 @@ pub(crate) struct CandidateSet {
 #[derive(Debug)]
 pub(crate) struct Candidates<R = BufReader<File>> {
     name: String,
-    reader: R,
+    lines: Lines<R>,
     bytes: u64,
-    line: usize,
     seen: HashSet<String>,
     failed: bool,
 }
@@ -39,10 +41,8 @@ pub(crate) struct Candidates<R = BufReader<File>> {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CandidatesError {
     #[error(transparent)]
-    Io(#[from] std::io::Error),
-    #[error("a line longer than {} MiB", INPUT_BYTES_MAX >> 20)]
-    TooLong,
-    #[error("expected {{\"qid\", \"query\", \"documents\": [{{\"id\", \"text\"}}]}}: {0}")]
+    Line(#[from] LineError),
+    #[error("expected {{\"qid\", \"query\", \"documents\": [{{\"id\", \"text\"}}]}}")]
     Json(#[from] serde_json::Error),
     #[error("query {0} is there a second time")]
     DuplicateQuery(String),
@@ -67,25 +67,14 @@ impl Candidates {
 
 impl<R: BufRead> Candidates<R> {
     fn new(name: String, reader: R, bytes: u64) -> Self {
-        Self { name, reader, bytes, line: 0, seen: HashSet::new(), failed: false }
+        Self { name, lines: Lines::new(reader), bytes, seen: HashSet::new(), failed: false }
     }
 
     /// The next line that is not blank.
     fn read(&mut self) -> Result<Option<CandidateSet>, CandidatesError> {
-        let mut bytes = Vec::new();
-        loop {
-            bytes.clear();
-            self.line += 1;
-            let read = self.reader.by_ref().take(INPUT_BYTES_MAX + 1).read_until(b'\n', &mut bytes)?;
-            if read == 0 {
-                return Ok(None);
-            }
-            if read as u64 > INPUT_BYTES_MAX {
-                return Err(CandidatesError::TooLong);
-            }
-            if !bytes.trim_ascii().is_empty() {
-                return self.parse(&bytes).map(Some);
-            }
+        match self.lines.next()? {
+            Some(line) => self.parse(&line).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -112,7 +101,7 @@ impl<R: BufRead> Iterator for Candidates<R> {
         if self.failed {
             return None;
         }
-        let set = self.read().with_context(|| format!("{}: line {}", self.name, self.line));
+        let set = self.read().with_context(|| format!("{}: line {}", self.name, self.lines.number()));
         self.failed = set.is_err();
         set.transpose()
     }

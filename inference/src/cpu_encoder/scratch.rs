@@ -1,0 +1,113 @@
+//! Memory that an encoder works in: grown to the largest batch so far, and used again.
+
+use std::{
+    ops::Range,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use sluice_core::batch::PackedBatch;
+use sluice_kernels::{Aligned, attention::AttentionScratch, quantized::Codes};
+
+use super::Wanted;
+use crate::folder::BertConfig;
+
+/// Queries of a unit of attention: enough that packing the sequence's keys once more costs little beside them.
+const UNIT_QUERIES_MAX: usize = 128;
+
+/// What a batch needs, and what each thread needs.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// `[total_tokens, hidden]`.
+    pub(super) hidden: Aligned<f32>,
+    /// What attention makes of it.
+    pub(super) attended: Aligned<f32>,
+    /// `[total_tokens, 3·hidden]`.
+    pub(super) qkv: Aligned<f32>,
+    /// `[sequences, hidden]`, where first tokens alone are wanted.
+    pub(super) first_hidden: Aligned<f32>,
+    pub(super) first_attended: Aligned<f32>,
+    /// The batch's attention, divided.
+    pub(super) units: Vec<Unit>,
+    pub(super) workers: Workers,
+}
+
+/// Some queries of one sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unit {
+    /// The sequence's rows of the batch.
+    pub(super) rows: Range<usize>,
+    /// Those of them, counted from its first, that attend.
+    pub(super) queries: Range<usize>,
+}
+
+/// One thread's memory.
+#[derive(Default)]
+pub(super) struct Worker {
+    pub(super) projected: Aligned<f32>,
+    pub(super) intermediate: Aligned<f32>,
+    pub(super) codes: Codes,
+    pub(super) attention: AttentionScratch,
+}
+
+/// Every thread's memory.
+#[derive(Default)]
+pub(super) struct Workers(Vec<Mutex<Worker>>);
+
+impl Scratch {
+    pub(super) fn new(threads: usize) -> Self {
+        let workers = Workers((0..threads).map(|_| Mutex::default()).collect());
+        Self { workers, ..Self::default() }
+    }
+
+    /// Makes room for a batch and divides its attention.
+    pub(super) fn fit(&mut self, config: &BertConfig, batch: &PackedBatch, wanted: Wanted) {
+        let (rows, dim) = (batch.total_tokens(), config.hidden_size as usize);
+        self.hidden.grow(rows * dim);
+        self.attended.grow(rows * dim);
+        self.qkv.grow(rows * 3 * dim);
+        if wanted == Wanted::First {
+            self.first_hidden.grow(batch.len() * dim);
+            self.first_attended.grow(batch.len() * dim);
+        }
+        self.units.clear();
+        self.units.extend(batch.ranges().flat_map(units));
+    }
+}
+
+/// One sequence's attention in units of about one size.
+fn units(rows: Range<usize>) -> impl Iterator<Item = Unit> {
+    let parts = rows.len().div_ceil(UNIT_QUERIES_MAX).max(1);
+    let size = rows.len().div_ceil(parts).max(1);
+    let length = rows.len();
+    (0..length).step_by(size).map(move |start| Unit { rows: rows.clone(), queries: start..(start + size).min(length) })
+}
+
+impl Workers {
+    /// The memory of the thread of the pool that asks. Nothing else asks for it meanwhile: a unit of work does not wait
+    /// for another.
+    pub(super) fn mine(&self) -> MutexGuard<'_, Worker> {
+        let index = rayon::current_thread_index().unwrap_or(0);
+        // A unit that panicked leaves numbers behind that the next one overwrites.
+        self.0[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Some thread's memory, while none computes.
+    pub(super) fn any(&mut self) -> &mut Worker {
+        self.0[0].get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_cover_a_sequence_once_in_order() {
+        for length in [0, 1, 127, 128, 129, 256, 257, 512] {
+            let units: Vec<Unit> = units(10..10 + length).collect();
+            let covered: Vec<usize> = units.iter().flat_map(|unit| unit.queries.clone()).collect();
+            assert_eq!(covered, (0..length).collect::<Vec<_>>());
+            assert!(units.iter().all(|unit| unit.rows == (10..10 + length) && unit.queries.len() <= UNIT_QUERIES_MAX));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Keys and values of one head, as the inner loop reads them.
+
+use super::Attend;
+use crate::aligned::Aligned;
+
+/// Memory that [`attend`](super::attend) works in, kept from call to call.
+#[derive(Clone, Debug, Default)]
+pub struct AttentionScratch {
+    /// Kᵀ · scale · log₂ e, `[panels][head_dim][columns]`; 0 beyond the last key.
+    keys: Aligned<f32>,
+    /// V, `[panels][length][columns]`, where a head's values are not whole panels already.
+    values: Aligned<f32>,
+    /// Weights of a tile of queries.
+    weights: Aligned<f32>,
+}
+
+/// One head's share of the scratch.
+pub(super) struct Head<'a> {
+    pub(super) keys: &'a [f32],
+    pub(super) values: &'a [f32],
+    pub(super) weights: &'a mut [f32],
+}
+
+impl AttentionScratch {
+    /// Packs the keys of one head into panels of `columns`.
+    #[inline(always)]
+    pub(super) fn pack_keys(&mut self, args: &Attend<'_>, head: usize, length: usize, columns: usize) {
+        let head_dim = args.head_dim;
+        let factor = args.scale * std::f32::consts::LOG2_E;
+        self.keys.grow(length.next_multiple_of(columns) * head_dim);
+        let panels = self.keys.as_mut_slice().chunks_exact_mut(columns * head_dim);
+        for (panel, start) in panels.zip((0..length).step_by(columns)) {
+            let count = (length - start).min(columns);
+            if count < columns {
+                panel.fill(0.0);
+            }
+            for j in 0..count {
+                let key = args.vector(start + j, 1, head);
+                for (step, &x) in panel.chunks_exact_mut(columns).zip(key) {
+                    step[j] = x * factor;
+                }
+            }
+        }
+    }
+
+    /// Packs the values of one head into panels of `columns`.
+    #[inline(always)]
+    pub(super) fn pack_values(&mut self, args: &Attend<'_>, head: usize, length: usize, columns: usize) {
+        let head_dim = args.head_dim;
+        self.values.grow(head_dim.next_multiple_of(columns) * length);
+        let panels = self.values.as_mut_slice().chunks_exact_mut(columns * length);
+        for (panel, start) in panels.zip((0..head_dim).step_by(columns)) {
+            let count = (head_dim - start).min(columns);
+            for (step, j) in panel.chunks_exact_mut(columns).zip(0..length) {
+                step[..count].copy_from_slice(&args.vector(j, 2, head)[start..start + count]);
+                step[count..].fill(0.0);
+            }
+        }
+    }
+
+    /// Everything that was packed, and room for weights.
+    #[inline(always)]
+    pub(super) fn head(&mut self, weights: usize) -> Head<'_> {
+        self.weights.grow(weights);
+        let Self { keys, values, weights } = self;
+        Head { keys: keys.as_slice(), values: values.as_slice(), weights: weights.as_mut_slice() }
+    }
+}
+
+impl Attend<'_> {
+    /// Components of an output row.
+    #[inline(always)]
+    pub(super) fn dim(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Query (0), key (1) or value (2) of one row and head.
+    #[inline(always)]
+    fn vector(&self, row: usize, which: usize, head: usize) -> &[f32] {
+        &self.from(row, which, head)[..self.head_dim]
+    }
+
+    /// Everything from that vector on.
+    #[inline(always)]
+    pub(super) fn from(&self, row: usize, which: usize, head: usize) -> &[f32] {
+        &self.qkv[(row * 3 + which) * self.dim() + head * self.head_dim..]
+    }
+}

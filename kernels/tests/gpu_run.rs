@@ -1,0 +1,132 @@
+//! The packed GPU run, as far as it goes without a device: it asks for one, and says what is missing.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helper functions too")]
+#![allow(clippy::disallowed_methods, reason = "real processes are started")]
+#![allow(clippy::print_stdout, reason = "a skipped test says so")]
+
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::{Value, json};
+use sluice_kernels::cuda::CudaDevice;
+use tempfile::TempDir;
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("benches/gpu")
+}
+
+/// A folder as `pack` makes it, with these programs in place of the binaries.
+fn packed(gpu_tests: &str, maxsim_gpu: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["run", "rivals.py", "report.py"] {
+        fs::copy(sources().join(name), folder.path().join(name)).unwrap();
+    }
+    fs::write(folder.path().join("commit"), "0123456789ab\n").unwrap();
+    for (name, text) in [("gpu-tests", gpu_tests), ("maxsim-gpu", maxsim_gpu)] {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    folder
+}
+
+fn run(folder: &TempDir, steps: &[&str]) -> (Option<i32>, String) {
+    let output: Output = Command::new("bash").arg("run").args(steps).current_dir(folder.path()).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+/// What maxsim_gpu would print, with times that are made up for the arithmetic of the report.
+fn ours() -> Value {
+    let case = |storage: &str, documents: u32, step: &str, seconds: f64| {
+        let bytes = u64::from(documents) * 180 * if storage == "f16" { 256 } else { 132 };
+        json!({"storage": storage, "documents": documents, "tokens": 180, "step": step, "kernel": "k", "bytes": bytes,
+               "sets": 5, "seconds": seconds, "seconds_min": seconds, "seconds_max": seconds})
+    };
+    json!({
+        "device": "no device", "l2_bytes": 1, "copy_bytes_per_second": 4e12,
+        "cases": [case("f16", 1000, "mma", 32e-6), case("f16", 1000, "stream", 20e-6), case("f16", 10_000, "stream", 128e-6)],
+    })
+}
+
+#[test]
+fn without_a_device_the_run_says_so_and_ends_with_3() {
+    if let Ok(device) = CudaDevice::open(0) {
+        println!("skipped: there is a device ({})", device.name());
+        return;
+    }
+    // The real test binary lies beside this one; cargo builds it under its own name.
+    let beside = env::current_exe().unwrap();
+    let built = fs::read_dir(beside.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let is_binary = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.strip_prefix("gpu-").is_some_and(|hash| hash.chars().all(|c| c.is_ascii_hexdigit()))
+    };
+    let newest = built.filter(is_binary).max_by_key(|path| path.metadata().unwrap().modified().unwrap());
+    let Some(newest) = newest else {
+        println!("skipped: the test `gpu` was not built");
+        return;
+    };
+    let folder = packed(&format!("#!/bin/sh\nexec '{}' \"$@\"\n", newest.display()), "#!/bin/sh\nexit 1\n");
+    let (status, text) = run(&folder, &[]);
+    assert_eq!(status, Some(3), "{text}");
+    assert!(text.contains("no usable CUDA device") && text.contains("a device is required: "), "{text}");
+}
+
+#[test]
+fn every_step_is_run_and_a_failure_is_reported() {
+    let sound = "#!/bin/sh\necho DeviceShape\nexit 0\n";
+    let printed = format!("#!/bin/sh\ncat <<'EOF'\n{}\nEOF\n", ours());
+    let folder = packed(sound, &printed);
+    let (status, text) = run(&folder, &["conformance", "bench"]);
+    assert_eq!(status, Some(0), "{text}");
+    for part in ["==> conformance", "==> bench", "| maxsim/f16/10000x180 |", "passed; results are in results"] {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
+    let report: Value = serde_json::from_slice(&fs::read(folder.path().join("results/report.json")).unwrap()).unwrap();
+    assert_eq!((&report["scenario"], &report["commit"]), (&json!("maxsim_gpu"), &json!("0123456789ab")));
+
+    // Asked for the device it answers, then its tests fail.
+    let failing = "#!/bin/sh\necho DeviceShape\n[ \"$1\" = --exact ]\n";
+    let (status, text) = run(&packed(failing, "#!/bin/sh\nexit 1\n"), &["conformance", "bench"]);
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("FAILED: conformance\nFAILED: bench"), "{text}");
+    assert_eq!(run(&packed(sound, sound), &["nothing"]).0, Some(2));
+}
+
+#[test]
+fn the_report_compares_with_the_copy_the_limit_and_the_rivals() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("ours.json"), ours().to_string()).unwrap();
+    let rival = json!({"storage": "f16", "documents": 10_000, "tokens": 180, "rival": "a rival", "seconds": 256e-6});
+    fs::write(at("rivals.json"), json!({"rows": [rival]}).to_string()).unwrap();
+    let status = Command::new("python3")
+        .arg("-B")
+        .arg(sources().join("report.py"))
+        .args([at("ours.json"), at("rivals.json")])
+        .arg("abc")
+        .arg(at("report.json"))
+        .output()
+        .unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+    let report: Value = serde_json::from_slice(&fs::read(at("report.json")).unwrap()).unwrap();
+    let row = |case: &str, unit: &str, ours: f64, rival: &str, rival_value: f64, ratio: f64, target: Value| {
+        json!({"case": case, "unit": unit, "ours": ours, "rival": rival, "rival_value": rival_value, "ratio": ratio,
+               "target": target})
+    };
+    let (small, large) = ("maxsim/f16/1000x180", "maxsim/f16/10000x180");
+    let expected = json!([
+        row(small, "TB/s", 2.304, "device copy", 4.0, 0.576, Value::Null),
+        row(small, "scorings/s", 50_000.0, "limit of 16 µs", 62_500.0, 0.8, json!(1.0)),
+        row(small, "TB/s", 2.304, "ours, mma", 1.44, 1.6, Value::Null),
+        row(large, "TB/s", 3.6, "device copy", 4.0, 0.9, json!(0.85)),
+        row(large, "TB/s", 3.6, "a rival", 1.8, 2.0, Value::Null),
+    ]);
+    assert_eq!(report["rows"], expected);
+    let table = String::from_utf8(status.stdout).unwrap();
+    assert!(table.contains("0.85 met") && table.contains("1.0 MISSED"), "{table}");
+}

@@ -1,0 +1,384 @@
+//! The token store as the server uses it: lookups where they are asked for, changes on a thread that may wait for a disk.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use sluice_core::batch::{Components, TokenVectors};
+use sluice_service::status::{FieldFault, Refusal};
+use sluice_tokenstore::{
+    self as tokenstore, Compact, CompactError, ContentHash, DeleteError, Layout, ModelDigest, Namespace, OpenError,
+    PutDocument, PutError, Storage, Stored, TokenStore, Tokens,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    config::TokenStoreConfig,
+    job::{DeleteJob, StoredAs},
+    subject::StoredVectors,
+    vectors::{OwnedComponents, OwnedVectors},
+};
+
+/// A store that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Its thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// How far behind its writer a store that is only read may be.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Changes that wait for the store's thread; further ones wait in their own request's task, in order.
+const WAITING_CHANGES_MAX: usize = 64;
+
+type Change = Box<dyn FnOnce() + Send>;
+
+/// Cheap to clone; its thread ends with the last clone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<TokenStore>,
+    /// The store changes one thing at a time: one thread is enough, and waits for the disk instead of the network's.
+    changes: mpsc::Sender<Change>,
+    /// How vectors of a new collection are kept where nothing is said.
+    storage: StoredAs,
+    read_only: bool,
+}
+
+/// Documents to keep: all of them or none.
+pub struct Batch {
+    /// Where.
+    pub namespace: Namespace,
+    /// Whose vectors these are.
+    pub model: ModelDigest,
+    /// Components of a vector.
+    pub dim: usize,
+    /// How to keep them; `None` as those of the collection, or of a new one as configured.
+    pub storage: Option<StoredAs>,
+    /// Each of `dim` components.
+    pub documents: Vec<BatchDocument>,
+}
+
+/// One document to keep.
+pub struct BatchDocument {
+    /// 1 to 512 bytes.
+    pub id: String,
+    /// SHA-256 of its text.
+    pub content_hash: ContentHash,
+    /// The vectors stand for a part of it.
+    pub truncated: bool,
+    /// The vectors.
+    pub vectors: OwnedVectors,
+}
+
+/// What is kept.
+pub struct StoreStats {
+    /// By namespace, then by digest.
+    pub collections: Vec<CollectionStats>,
+    /// Records that could not be read back since the store was opened.
+    pub corrupt_records: u64,
+}
+
+/// The vectors of one model in one namespace.
+pub struct CollectionStats {
+    /// Where.
+    pub namespace: Namespace,
+    /// Whose.
+    pub model: ModelDigest,
+    /// How they are kept.
+    pub storage: StoredAs,
+    /// Components of a vector.
+    pub dim: usize,
+    /// Documents.
+    pub documents: u64,
+    /// Their vectors.
+    pub rows: u64,
+    /// Bytes that hold documents.
+    pub live_bytes: u64,
+    /// Bytes that hold what was replaced or deleted.
+    pub dead_bytes: u64,
+    /// Files.
+    pub segments: u32,
+}
+
+/// What compaction gained.
+pub struct Gained {
+    /// Bytes given back.
+    pub reclaimed_bytes: u64,
+    /// Files rewritten.
+    pub rewritten_segments: u32,
+}
+
+impl Store {
+    /// Opens the store in `dir`, or makes one. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`] names the file and what was expected of it.
+    pub fn open(dir: &Path, config: &TokenStoreConfig) -> Result<Self, StoreError> {
+        let options =
+            tokenstore::Options { segment_bytes_max: config.segment_bytes_max, ..tokenstore::Options::default() };
+        let inner = if config.read_only { TokenStore::open_read_only(dir)? } else { TokenStore::open(dir, options)? };
+        let (changes, mut waiting) = mpsc::channel::<Change>(WAITING_CHANGES_MAX);
+        thread::Builder::new().name("sluice-token-store".to_owned()).spawn(move || {
+            while let Some(change) = waiting.blocking_recv() {
+                // A change that panics loses its reply, which its caller sees; the thread goes on.
+                let _ = catch_unwind(AssertUnwindSafe(change));
+            }
+        })?;
+        Ok(Self { inner: Arc::new(inner), changes, storage: config.storage, read_only: config.read_only })
+    }
+
+    /// `work` on the store's thread.
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let store = self.clone();
+        let change = Box::new(move || {
+            // Whoever asked may have left: a change that has begun is not undone.
+            let _ = reply.send(work(&store));
+        });
+        self.changes.send(change).await.map_err(|_| Refusal::Internal)?;
+        answer.await.unwrap_or_else(|_| {
+            tracing::error!("the token store panicked");
+            Err(Refusal::Internal)
+        })
+    }
+
+    /// Takes over what another process has written, now and then: for a store that is only read. Does not end.
+    pub async fn follow(self) {
+        let mut ticks = tokio::time::interval(REFRESH_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let refreshed = self.on_thread(|store| {
+                if let Err(error) = store.inner.refresh() {
+                    tracing::error!(%error, "the token store cannot be read anew; what was read stays");
+                }
+                Ok(())
+            });
+            // What there is to say has been logged.
+            let _ = refreshed.await;
+        }
+    }
+
+    /// What is kept of each document. Touches the disk only for vectors that were not read before.
+    #[must_use]
+    pub fn look_up(&self, namespace: &Namespace, model: ModelDigest, ids: &[&str]) -> Vec<Option<StoredVectors>> {
+        let found = self.inner.lookup(namespace, model, ids);
+        self.log_corrupt();
+        let vectors = |stored: Stored| StoredVectors {
+            content_hash: stored.content_hash(),
+            truncated: stored.truncated(),
+            vectors: Arc::new(Kept(stored)),
+        };
+        found.into_iter().map(|stored| stored.map(vectors)).collect()
+    }
+
+    /// Keeps documents, durably, all or none.
+    ///
+    /// # Errors
+    /// [`Refusal::FailedPrecondition`] if vectors are kept in another way there, [`Refusal::InvalidArgument`] for a
+    /// document that does not fit, [`Refusal::Unavailable`] if the disk refuses.
+    pub async fn put(&self, batch: Batch) -> Result<(), Refusal> {
+        self.on_thread(move |store| store.put_now(batch)).await
+    }
+
+    /// Removes documents, durably, and says how many were there, counted once per model.
+    ///
+    /// # Errors
+    /// [`Refusal::FailedPrecondition`] for a store that is only read, [`Refusal::Unavailable`] if the disk refuses.
+    pub async fn delete(&self, job: DeleteJob) -> Result<u64, Refusal> {
+        self.on_thread(move |store| match store.inner.delete(&job.namespace, None, &job.ids) {
+            Ok(deleted) => Ok(deleted as u64),
+            Err(DeleteError::ReadOnly) => Err(read_only()),
+            Err(DeleteError::Disk(error)) => Err(disk(&error)),
+        })
+        .await
+    }
+
+    /// Rewrites files without what was replaced or deleted.
+    ///
+    /// # Errors
+    /// As for [`delete`](Self::delete).
+    pub async fn compact(&self, namespace: Option<Namespace>) -> Result<Gained, Refusal> {
+        // Every file that holds anything dead: whoever asks wants the space.
+        let which = Compact::DeadShare(0.0);
+        if self.read_only {
+            return Err(read_only());
+        }
+        // Beside the store's thread: compaction goes on while documents are put.
+        let store = self.clone();
+        let compacted = tokio::task::spawn_blocking(move || {
+            let done = match &namespace {
+                Some(namespace) => store.inner.compact_namespace(namespace, which),
+                None => store.inner.compact(which),
+            };
+            match done {
+                Ok(done) => Ok(Gained {
+                    reclaimed_bytes: done.bytes_before.saturating_sub(done.bytes_after),
+                    rewritten_segments: u32::try_from(done.segments_before).unwrap_or(u32::MAX),
+                }),
+                Err(CompactError::ReadOnly) => Err(read_only()),
+                Err(CompactError::Disk(error)) => Err(disk(&error)),
+                Err(CompactError::CorruptSegment(file)) => {
+                    tracing::error!(%file, "a segment of the token store is damaged, and left as it is");
+                    Err(Refusal::Internal)
+                }
+            }
+        })
+        .await;
+        compacted.unwrap_or_else(|error| {
+            tracing::error!(%error, "the token store panicked");
+            Err(Refusal::Internal)
+        })
+    }
+
+    /// What is kept.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        let tokenstore::Stats { collections, corrupt_records } = self.inner.stats();
+        let collection = |found: tokenstore::CollectionStats| CollectionStats {
+            storage: stored_as(found.layout.storage()),
+            dim: found.layout.dim(),
+            namespace: found.namespace,
+            model: found.model,
+            documents: found.documents,
+            rows: found.rows,
+            live_bytes: found.live_bytes,
+            dead_bytes: found.dead_bytes,
+            segments: u32::try_from(found.segments).unwrap_or(u32::MAX),
+        };
+        StoreStats { collections: collections.into_iter().map(collection).collect(), corrupt_records }
+    }
+
+    fn put_now(&self, batch: Batch) -> Result<(), Refusal> {
+        let Batch { namespace, model, dim, storage, documents } = batch;
+        let storage = storage.unwrap_or_else(|| self.storage_of(&namespace, model));
+        let layout =
+            Layout::new(storage_of(storage), dim).map_err(|error| Refusal::invalid("model", error.to_string()))?;
+        // What comes in int8 and is kept in another way goes through plain numbers.
+        let documents: Vec<BatchDocument> = documents.into_iter().map(|document| document.kept_as(storage)).collect();
+        let puts: Vec<PutDocument<'_>> = documents.iter().map(BatchDocument::as_put).collect();
+        self.inner.put(&namespace, model, layout, &puts).map(|_| ()).map_err(refusal)
+    }
+
+    fn storage_of(&self, namespace: &Namespace, model: ModelDigest) -> StoredAs {
+        let known = self.stats().collections.into_iter();
+        let mut known = known.filter(|found| found.namespace == *namespace && found.model == model);
+        known.next().map_or(self.storage, |found| found.storage)
+    }
+
+    fn log_corrupt(&self) {
+        for record in self.inner.take_corrupt_records() {
+            tracing::error!(?record, "a stored document is corrupt, and counts as missing");
+        }
+    }
+}
+
+impl BatchDocument {
+    fn kept_as(self, storage: StoredAs) -> Self {
+        let same = matches!(
+            (&self.vectors.components, storage),
+            (OwnedComponents::F32(_) | OwnedComponents::F16(_), _) | (OwnedComponents::Int8 { .. }, StoredAs::Int8)
+        );
+        if same {
+            return self;
+        }
+        let matrix = self.vectors.into_matrix();
+        let vectors = OwnedVectors { components: OwnedComponents::F32(matrix.data), dim: matrix.dim };
+        Self { vectors, ..self }
+    }
+
+    fn as_put(&self) -> PutDocument<'_> {
+        let vectors = match &self.vectors.components {
+            OwnedComponents::F32(x) => Tokens::F32(x),
+            OwnedComponents::F16(x) => Tokens::F16(x),
+            OwnedComponents::Int8 { codes, scales } => Tokens::Int8 { codes, scales },
+        };
+        PutDocument { id: &self.id, content_hash: self.content_hash, truncated: self.truncated, vectors }
+    }
+}
+
+/// Vectors where they lie in a file, which stays mapped as long as this is there.
+#[derive(Debug)]
+struct Kept(Stored);
+
+impl TokenVectors for Kept {
+    fn dim(&self) -> usize {
+        self.0.dim()
+    }
+
+    fn rows(&self) -> usize {
+        self.0.rows()
+    }
+
+    fn key(&self) -> Option<u64> {
+        Some(self.0.key())
+    }
+
+    fn components(&self) -> Components<'_> {
+        match self.0.tokens() {
+            Tokens::F32(x) => Components::F32(x),
+            Tokens::F16(x) => Components::F16(x),
+            Tokens::Int8 { codes, scales } => Components::Int8 { codes, scales },
+            Tokens::Binary(bits) => Components::Binary(bits),
+        }
+    }
+}
+
+fn storage_of(storage: StoredAs) -> Storage {
+    match storage {
+        StoredAs::F16 => Storage::F16,
+        StoredAs::Int8 => Storage::Int8,
+        StoredAs::Binary => Storage::Binary,
+    }
+}
+
+fn stored_as(storage: Storage) -> StoredAs {
+    match storage {
+        Storage::F16 | Storage::F32 => StoredAs::F16,
+        Storage::Int8 => StoredAs::Int8,
+        Storage::Binary => StoredAs::Binary,
+    }
+}
+
+fn refusal(error: PutError) -> Refusal {
+    match error {
+        PutError::ReadOnly => read_only(),
+        PutError::Layout { .. } => {
+            Refusal::FailedPrecondition { reason: "STORED_OTHERWISE", message: error.to_string() }
+        }
+        PutError::Document { position, fault } => {
+            Refusal::InvalidArgument(vec![FieldFault::new(format!("documents[{position}]"), fault.to_string())])
+        }
+        PutError::BatchTooLarge { max, .. } => {
+            Refusal::invalid("documents", format!("are more than {max} bytes together, as they would be kept"))
+        }
+        PutError::TooManyCollections { max } => Refusal::FailedPrecondition {
+            reason: "TOO_MANY_COLLECTIONS",
+            message: format!("the token store has {max} collections already"),
+        },
+        PutError::Disk(error) => disk(&error),
+    }
+}
+
+fn read_only() -> Refusal {
+    Refusal::FailedPrecondition { reason: "READ_ONLY", message: "this server only reads its token store".to_owned() }
+}
+
+/// What a disk says is for the log.
+fn disk(error: &tokenstore::DiskError) -> Refusal {
+    tracing::error!(%error, "the token store's disk refused");
+    let message = if error.is_full() { "the token store's disk is full" } else { "the token store's disk failed" };
+    Refusal::Unavailable { reason: "TOKEN_STORE_DISK", message, retry_after: None }
+}
