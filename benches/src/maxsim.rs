@@ -14,6 +14,7 @@
 //! reference over what is stored: a run in which they disagree fails. maxsim-cpu 0.1.0 crashes at 384 components, so
 //! that it is a rival at 128 alone.
 
+mod huge_pages;
 mod ours;
 mod rival;
 mod turns;

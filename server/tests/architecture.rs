@@ -57,7 +57,7 @@ const ASYNCHRONOUS: &[&str] =
     &["sluice-service", "sluice-client", "sluice-loadtest", "sluice-server", "sluice-retrieval", "sluice-benches"];
 /// Crates with a `main`.
 const WITH_BINARIES: &[&str] =
-    &["sluice-server", "sluice-retrieval", "sluice-client", "sluice-loadtest", "sluice-benches"];
+    &["sluice-server", "sluice-retrieval", "sluice-client", "sluice-loadtest", "sluice-tokenstore", "sluice-benches"];
 
 /// A dependency (and those whose names begin with it and a dash) that stands in some crates only.
 struct Confined {

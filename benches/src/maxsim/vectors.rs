@@ -1,5 +1,6 @@
 //! Token vectors in every storage, and what their scores should be.
 
+use super::huge_pages::HugePages;
 use half::f16;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sluice_kernels::{
@@ -13,10 +14,10 @@ pub(super) struct Vectors {
     pub(super) tokens: usize,
     pub(super) dim: usize,
     pub(super) query: Vec<f32>,
-    f32: Vec<f32>,
-    f16: Vec<f16>,
-    int8: (Vec<u8>, Vec<f32>),
-    binary: Vec<u8>,
+    f32: HugePages<f32>,
+    f16: HugePages<f16>,
+    int8: (HugePages<u8>, HugePages<f32>),
+    binary: HugePages<u8>,
 }
 
 /// Documents that are looked up, of whatever storage.
@@ -52,20 +53,27 @@ impl Vectors {
         };
         let query = rows(query_tokens);
         let f32 = rows(documents * tokens);
-        Self::stored_in_all(query, f32, tokens, dim)
+        Self::stored_in_all(query, &f32, tokens, dim)
     }
 
     /// The first documents alone.
     pub(super) fn first(&self, documents: usize) -> Self {
-        let rows = self.f32[..documents * self.tokens * self.dim].to_vec();
+        let rows = &self.f32[..documents * self.tokens * self.dim];
         Self::stored_in_all(self.query.clone(), rows, self.tokens, self.dim)
     }
 
-    fn stored_in_all(query: Vec<f32>, f32: Vec<f32>, tokens: usize, dim: usize) -> Self {
-        let f16 = to_f16(&f32);
-        let int8 = to_int8(&f32, dim).unwrap_or_default();
-        let binary = to_binary(&f32, dim).unwrap_or_default();
-        Self { documents: f32.len() / dim / tokens, tokens, dim, query, f32, f16, int8, binary }
+    fn stored_in_all(query: Vec<f32>, f32: &[f32], tokens: usize, dim: usize) -> Self {
+        let (codes, scales) = to_int8(f32, dim).unwrap_or_default();
+        Self {
+            documents: f32.len() / dim / tokens,
+            tokens,
+            dim,
+            query,
+            f32: HugePages::of(f32),
+            f16: HugePages::of(&to_f16(f32)),
+            int8: (HugePages::of(&codes), HugePages::of(&scales)),
+            binary: HugePages::of(&to_binary(f32, dim).unwrap_or_default()),
+        }
     }
 
     /// The documents in one storage.
