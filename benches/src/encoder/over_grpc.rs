@@ -1,34 +1,26 @@
 //! Our server and client, on loopback.
 
-use std::{net::SocketAddr, num::NonZero, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
-use anyhow::{Context, bail};
-use sluice_client::{Client, ClientOptions, Rerank, RerankResponse};
-use sluice_inference::SilentProgress;
+use anyhow::Context;
+use sluice_client::{Rerank, RerankResponse};
 use sluice_server::{
-    Server, ServerConfig,
+    ServerConfig,
     config::{ModelConfig, SchedulerConfig},
-    serve,
 };
-use sluice_service::drain::Drain;
-use tokio::runtime::Runtime;
 
 use super::Method;
 use crate::{
     interleave::{Answer, Contender, Request},
     machine::Machine,
+    served::Served,
 };
 
 /// A server of this process with a client beside it. Stops when dropped.
 pub struct OverGrpc {
-    runtime: Runtime,
-    client: Client,
-    drain: Drain,
+    served: Served,
     clock: fn() -> Duration,
 }
-
-/// Time for one request: far more than any takes.
-const DEADLINE: Duration = Duration::from_secs(600);
 
 impl OverGrpc {
     /// Serves a model folder on a port that is free, with batches of that many tokens, and waits until it is warm.
@@ -37,47 +29,18 @@ impl OverGrpc {
     /// If the server does not start or is not reached.
     pub fn start(folder: &Path, batch_tokens_max: u32, threads: usize, machine: &Machine) -> anyhow::Result<Self> {
         let config = ServerConfig {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             model: vec![ModelConfig { name: "default".to_owned(), source: folder.display().to_string() }],
             scheduler: SchedulerConfig { batch_tokens_max },
             compute_threads: threads,
             ..ServerConfig::default()
         };
-        let machine_of_server = serve::Machine {
-            cache_dir: machine.cache.join("models"),
-            hub: machine.hub.clone(),
-            processors: NonZero::new(threads).context("no threads")?,
-            progress: Arc::new(SilentProgress),
-        };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-        let drain = Drain::new();
-        let client = runtime.block_on(connect(config, machine_of_server, drain.clone()))?;
-        Ok(Self { runtime, client, drain, clock: machine.clock })
+        Ok(Self { served: Served::start(config, threads, machine)?, clock: machine.clock })
     }
 
     /// As a contender for one method.
     pub fn contender(&self, method: Method) -> impl Contender + '_ {
         Calling { server: self, method }
     }
-}
-
-impl Drop for OverGrpc {
-    fn drop(&mut self) {
-        self.drain.cut();
-    }
-}
-
-async fn connect(config: ServerConfig, machine: serve::Machine, drain: Drain) -> anyhow::Result<Client> {
-    let server = Server::bind(config, machine).await?;
-    let address = server.local_addr()?;
-    let mut serving = server.serving();
-    let running = tokio::spawn(server.run(drain));
-    if serving.wait_for(|serving| *serving).await.is_err() {
-        running.await??;
-        bail!("the server stopped before it served");
-    }
-    let options = ClientOptions { deadline: DEADLINE, ..ClientOptions::default() };
-    Ok(Client::connect(&format!("http://{address}"), options).await?)
 }
 
 struct Calling<'a> {
@@ -91,7 +54,7 @@ impl Contender for Calling<'_> {
     }
 
     fn rerank(&mut self, request: &Request) -> anyhow::Result<Answer> {
-        let OverGrpc { runtime, client, clock, .. } = self.server;
+        let OverGrpc { served: Served { runtime, client, .. }, clock } = self.server;
         let started = clock();
         let documents = request.documents.iter().map(|text| ("", text.as_str()));
         let message = Rerank::new(&request.query).documents(documents).method(self.method.on_the_wire());

@@ -29,10 +29,10 @@ impl App {
         deadline: Instant,
     ) -> Result<ExplainResponse, Refusal> {
         let warm = self.warm()?;
-        let job = validate::explain(request, &warm.models, &self.0.limits)?;
+        let job = Arc::new(validate::explain(request, &warm.models, &self.0.limits)?);
         let model = warm.models.get(job.model);
         let permit = self.admit(job.documents.len(), job.bytes())?;
-        let subjects = Subject::of(&job.documents, model.digest, self.0.store.as_ref());
+        let subjects = self.subjects(&job, |job| &job.documents, model.digest).await?;
         let texts = self.spell(&job, model).await?;
         let encoded = texts.encoded(&subjects);
         let (permit, mut admitted) =

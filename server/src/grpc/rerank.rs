@@ -10,6 +10,7 @@ use sluice_proto::rerank::v1::{
     Timing, Usage, rerank_service_server::RerankService, rerank_stream_response::Update as WireUpdate,
 };
 use sluice_service::status::Refusal;
+use sluice_tokenstore::ModelDigest;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     engine::{Answer, Progress, Submission},
-    job::{Method, RerankJob},
+    job::{Content, Document, Method, RerankJob},
     metrics,
     models::Model,
     prepare::{DocumentUnits, Prepared},
@@ -183,7 +184,7 @@ impl App {
         let job = Arc::new(validate::rerank(request, &warm.models, &self.0.limits)?);
         let model = warm.models.get(job.model);
         let permit = self.admit(job.documents.len(), job.bytes())?;
-        let subjects = Subject::of(&job.documents, model.digest, self.0.store.as_ref());
+        let subjects = self.subjects(&job, |job| &job.documents, model.digest).await?;
         let prepared = self.0.preparer.rerank(&job, subjects, &model.text, model.tokens_max()).await?;
         let (permit, admitted) = self.admit_tokens(permit, prepared.computed_tokens(), deadline)?;
         let facts = Facts::new(&prepared, model, arrival);
@@ -193,6 +194,27 @@ impl App {
         let submission = Submission { lane, sequences, deadline: self.time(deadline), permit };
         let answer = warm.engine.submit(submission).await.map_err(refusal)?;
         Ok(Run { job, documents, scoring, answer, facts, admitted })
+    }
+}
+
+impl App {
+    /// What is scored of each document. Looking a stored one up may read a disk: it is done off the network's threads.
+    pub(super) async fn subjects<J: Send + Sync + 'static>(
+        &self,
+        job: &Arc<J>,
+        documents: fn(&J) -> &[Document],
+        model: ModelDigest,
+    ) -> Result<Vec<Subject>, Refusal> {
+        let is_stored = |document: &Document| matches!(document.content, Content::Stored(_));
+        let Some(store) = self.0.store.clone().filter(|_| documents(job).iter().any(is_stored)) else {
+            return Ok(Subject::of(documents(job), model, None));
+        };
+        let look_up = {
+            let job = Arc::clone(job);
+            move |_| Subject::of(documents(&job), model, Some(&store))
+        };
+        let found = self.0.preparer.pool.map(1, look_up).await.map_err(|_| Refusal::Internal)?;
+        found.into_iter().next().ok_or(Refusal::Internal)
     }
 }
 
