@@ -31,18 +31,19 @@ struct Shared {
     default_deadline: Duration,
     permits: Permits,
     preparer: Preparer,
-    store: Option<Store>,
     drain: Drain,
     warm: OnceLock<Warm>,
 }
 
-/// The models, and the engine that computes them.
+/// The models, the engine that computes them, and what is kept of documents.
 #[derive(Clone)]
 pub struct Warm {
     /// Loaded and warmed up.
     pub models: Models,
     /// Running.
     pub engine: Engine,
+    /// Token vectors of documents, if they are kept.
+    pub store: Option<Store>,
 }
 
 /// What an [`App`] is made of before its models are there.
@@ -55,8 +56,6 @@ pub struct AppParts {
     pub permits: Permits,
     /// Tokenizing.
     pub preparer: Preparer,
-    /// Token vectors of documents, if they are kept.
-    pub store: Option<Store>,
     /// Whether the server is stopping.
     pub drain: Drain,
 }
@@ -65,8 +64,8 @@ impl App {
     /// An app that refuses calls until [`warm_up`](Self::warm_up).
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
-        let AppParts { limits, default_deadline, permits, preparer, store, drain } = parts;
-        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, store, drain, warm: OnceLock::new() }))
+        let AppParts { limits, default_deadline, permits, preparer, drain } = parts;
+        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, drain, warm: OnceLock::new() }))
     }
 
     /// Lets calls in. Once; later calls change nothing.

@@ -202,18 +202,11 @@ impl Server {
         let pool = TokenizerPool::start(config.tokenizer_threads(machine.processors)).map_err(ServerError::Thread)?;
         let preparer =
             Preparer { pool, clock: clock.clone(), chunks_per_document_max: config.limits.chunks_per_document_max };
-        let store = match &config.token_store.dir {
-            Some(dir) => Some(Store::open(dir, &config.token_store)?),
-            None => None,
-        };
-        let following =
-            store.clone().filter(|_| config.token_store.read_only).map(|store| tokio::spawn(store.follow()));
         let app = App::new(AppParts {
             limits: config.limits,
             default_deadline: config.default_deadline,
             permits: Permits::new(config.admission_limits(), clock.clone()),
             preparer,
-            store,
             drain: drain.clone(),
         });
         let upkeep = tokio::spawn({
@@ -255,9 +248,6 @@ impl Server {
             failed = warm_up => failed,
         };
         upkeep.abort();
-        if let Some(following) = following {
-            following.abort();
-        }
         ending
     }
 }
@@ -266,11 +256,15 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
     TcpListener::bind(address).await.map_err(|source| ServerError::Bind { address, source })
 }
 
-/// Loads every model on a thread of its own, starts the engine and runs each model's first batch.
+/// Opens the token store and loads every model on a thread of its own, starts the engine and runs each model's first batch.
 async fn load(config: &ServerConfig, machine: &Machine, clock: Clock) -> Result<Warm, ServerError> {
-    let loaded = {
+    let (loaded, store) = {
         let (config, machine) = (config.clone(), machine.clone());
-        let loading = tokio::task::spawn_blocking(move || load_models(&config, &machine));
+        let loading = tokio::task::spawn_blocking(move || {
+            // A store that cannot be used is said before a model is fetched.
+            let store = config.token_store.dir.as_ref().map(|dir| Store::open(dir, &config.token_store)).transpose()?;
+            Ok::<_, ServerError>((load_models(&config, &machine)?, store))
+        });
         loading.await.map_err(|error| ServerError::Thread(std::io::Error::other(error)))??
     };
     let (models, backends) = Models::split(loaded);
@@ -293,7 +287,7 @@ async fn load(config: &ServerConfig, machine: &Machine, clock: Clock) -> Result<
             .await
             .map_err(|source| ServerError::WarmUp { name: model.name.clone(), source })?;
     }
-    Ok(Warm { models, engine })
+    Ok(Warm { models, engine, store: store.map(Store::following) })
 }
 
 /// What compares token vectors: a CUDA device where there is a usable one, else the processor.

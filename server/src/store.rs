@@ -14,7 +14,8 @@ use sluice_tokenstore::{
     self as tokenstore, Compact, CompactError, ContentHash, DeleteError, Layout, ModelDigest, Namespace, OpenError,
     PutDocument, PutError, Storage, Stored, TokenStore, Tokens,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     config::TokenStoreConfig,
@@ -37,6 +38,10 @@ pub enum StoreError {
 /// How far behind its writer a store that is only read may be.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Puts that are encoded or stored at a time: each has up to `put_vectors_max` vectors in memory. Two, so that one is
+/// encoded while the other waits for the disk.
+const PUTS_MAX: usize = 2;
+
 /// Changes that wait for the store's thread; further ones wait in their own request's task, in order.
 const WAITING_CHANGES_MAX: usize = 64;
 
@@ -51,6 +56,12 @@ pub struct Store {
     /// How vectors of a new collection are kept where nothing is said.
     storage: StoredAs,
     read_only: bool,
+    /// Puts whose vectors are in memory.
+    puts: Arc<Semaphore>,
+    /// Compactions that run.
+    compactions: Arc<Semaphore>,
+    /// Reads anew what another process writes, until the last clone is gone.
+    following: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 /// Documents to keep: all of them or none.
@@ -133,7 +144,31 @@ impl Store {
                 let _ = catch_unwind(AssertUnwindSafe(change));
             }
         })?;
-        Ok(Self { inner: Arc::new(inner), changes, storage: config.storage, read_only: config.read_only })
+        Ok(Self {
+            inner: Arc::new(inner),
+            changes,
+            storage: config.storage,
+            read_only: config.read_only,
+            puts: Arc::new(Semaphore::new(PUTS_MAX)),
+            compactions: Arc::new(Semaphore::new(1)),
+            following: None,
+        })
+    }
+
+    /// The same; one that is only read takes over what another process writes, now and then. Inside a runtime.
+    #[must_use]
+    pub fn following(mut self) -> Self {
+        if self.read_only {
+            let follower = self.clone();
+            self.following = Some(Arc::new(AbortOnDropHandle::new(tokio::spawn(follower.follow()))));
+        }
+        self
+    }
+
+    /// Waits until the vectors of one more put may be in memory.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        Arc::clone(&self.puts).acquire_owned().await.ok()
     }
 
     /// `work` on the store's thread.
@@ -154,8 +189,7 @@ impl Store {
         })
     }
 
-    /// Takes over what another process has written, now and then: for a store that is only read. Does not end.
-    pub async fn follow(self) {
+    async fn follow(self) {
         let mut ticks = tokio::time::interval(REFRESH_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -184,13 +218,18 @@ impl Store {
         found.into_iter().map(|stored| stored.map(vectors)).collect()
     }
 
-    /// Keeps documents, durably, all or none.
+    /// Keeps documents, durably, all or none. What is `held` is let go when that is done, though the caller may have left.
     ///
     /// # Errors
     /// [`Refusal::FailedPrecondition`] if vectors are kept in another way there, [`Refusal::InvalidArgument`] for a
     /// document that does not fit, [`Refusal::Unavailable`] if the disk refuses.
-    pub async fn put(&self, batch: Batch) -> Result<(), Refusal> {
-        self.on_thread(move |store| store.put_now(batch)).await
+    pub async fn put(&self, batch: Batch, held: impl Send + 'static) -> Result<(), Refusal> {
+        let put = move |store: &Self| {
+            let result = store.put_now(batch);
+            drop(held);
+            result
+        };
+        self.on_thread(put).await
     }
 
     /// Removes documents, durably, and says how many were there, counted once per model.
@@ -216,13 +255,16 @@ impl Store {
         if self.read_only {
             return Err(read_only());
         }
-        // Beside the store's thread: compaction goes on while documents are put.
+        // Beside the store's thread: compaction goes on while documents are put. One at a time, so that those who wait
+        // for it hold no thread.
+        let turn = Arc::clone(&self.compactions).acquire_owned().await;
         let store = self.clone();
         let compacted = tokio::task::spawn_blocking(move || {
             let done = match &namespace {
                 Some(namespace) => store.inner.compact_namespace(namespace, which),
                 None => store.inner.compact(which),
             };
+            drop(turn);
             match done {
                 Ok(done) => Ok(Gained {
                     reclaimed_bytes: done.bytes_before.saturating_sub(done.bytes_after),

@@ -206,7 +206,8 @@ impl App {
         model: ModelDigest,
     ) -> Result<Vec<Subject>, Refusal> {
         let is_stored = |document: &Document| matches!(document.content, Content::Stored(_));
-        let Some(store) = self.0.store.clone().filter(|_| documents(job).iter().any(is_stored)) else {
+        let store = self.warm()?.store.clone();
+        let Some(store) = store.filter(|_| documents(job).iter().any(is_stored)) else {
             return Ok(Subject::of(documents(job), model, None));
         };
         let look_up = {

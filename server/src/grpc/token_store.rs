@@ -66,7 +66,7 @@ impl TokenStoreService for App {
 
 impl App {
     fn store(&self) -> Result<&Store, Refusal> {
-        self.0.store.as_ref().ok_or(Refusal::FailedPrecondition {
+        self.warm()?.store.as_ref().ok_or(Refusal::FailedPrecondition {
             reason: "NO_TOKEN_STORE",
             message: "this server keeps no token vectors: token_store.dir is not set".to_owned(),
         })
@@ -122,7 +122,8 @@ impl App {
         spelled: Vec<Spelled>,
         (permit, deadline): (Permit, Instant),
     ) -> Result<Vec<StoredTokens>, Refusal> {
-        // The request's own room is held until its documents are on disk.
+        // All vectors of a put are in memory from here on; the request's own room is held until they are on disk.
+        let turn = store.turn().await;
         let borrowed = self.0.permits.try_admit(Work::default()).map_err(|_| Refusal::Internal)?;
         let truncated: Vec<bool> = spelled.iter().map(|text| text.truncated).collect();
         let sequences = spelled.into_iter().map(|text| text.ids).collect();
@@ -144,8 +145,7 @@ impl App {
         let model = warm.models.get(job.model);
         let dim = model.info.embedding_dim as usize;
         let (namespace, storage) = (job.namespace, job.storage);
-        store.put(Batch { namespace, model: model.digest, dim, storage, documents }).await?;
-        drop(permit);
+        store.put(Batch { namespace, model: model.digest, dim, storage, documents }, (permit, turn)).await?;
         Ok(stored)
     }
 

@@ -238,6 +238,26 @@ async fn what_was_put_is_replaced_deleted_compacted_and_kept_over_restarts() {
 }
 
 #[tokio::test]
+async fn puts_at_a_time_take_turns_and_lose_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = serve(&folder).await;
+    let puts = (0..12).map(|number| put(&server, put_of(&format!("n{number}"), &TEXTS)));
+    for answer in futures_util::future::join_all(puts).await {
+        assert_eq!(answer.expect("stored").documents.len(), TEXTS.len());
+    }
+    // Callers that leave in the middle take their turns along.
+    for number in 0..6 {
+        let left = put(&server, put_of(&format!("left{number}"), &TEXTS));
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(number), left).await;
+    }
+    put(&server, put_of("last", &TEXTS)).await.expect("there is a turn left");
+    let expected = expected(&server).await;
+    for number in 0..12 {
+        check_scores(&rerank(&server, all_stored(&format!("n{number}"))).await, &expected, 4e-3);
+    }
+}
+
+#[tokio::test]
 async fn vectors_are_put_with_the_hash_of_their_text() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = serve(&folder).await;
