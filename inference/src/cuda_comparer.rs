@@ -2,10 +2,13 @@
 //!
 //! Not yet run on a GPU: what is tested is everything up to the device's calls, and the kernels on a CPU.
 //!
-//! Documents of one storage and dimension share an arena in the device's memory. What no CUDA kernel reads, and what
-//! is beyond [`LAYOUTS_MAX`], is compared on the CPU.
+//! Documents of one storage and dimension share an arena in the device's memory. What no CUDA kernel reads, what is
+//! beyond [`LAYOUTS_MAX`] and what the device has no room for, is compared on the CPU.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use sluice_core::{
     Operation,
@@ -35,6 +38,8 @@ pub struct CudaComparer {
     ordinal: usize,
     arena_bytes: usize,
     arenas: HashMap<(Storage, usize), MaxSimDevice>,
+    /// Layouts for which the device had no room; asked again when it is rebuilt.
+    without_room: HashSet<(Storage, usize)>,
     cpu: CpuComparer,
     limits: BackendLimits,
     submitted: Submitted<Arc<PackedBatch>>,
@@ -49,7 +54,15 @@ impl CudaComparer {
     pub fn open(ordinal: usize, arena_bytes: usize, cpu: CpuComparer) -> Result<Self, CudaError> {
         drop(CudaDevice::open(ordinal)?);
         let limits = cpu.limits();
-        Ok(Self { ordinal, arena_bytes, arenas: HashMap::new(), cpu, limits, submitted: Submitted::new() })
+        Ok(Self {
+            ordinal,
+            arena_bytes,
+            arenas: HashMap::new(),
+            without_room: HashSet::new(),
+            cpu,
+            limits,
+            submitted: Submitted::new(),
+        })
     }
 
     fn compute(&mut self, batch: &PackedBatch) -> Result<BatchOutput, BackendError> {
@@ -81,12 +94,19 @@ impl CudaComparer {
     fn arena(&mut self, (storage, dim): (Storage, usize)) -> Result<Option<&mut MaxSimDevice>, BackendError> {
         let known = self.arenas.contains_key(&(storage, dim));
         if !known {
-            if storage == Storage::Binary || self.arenas.len() == LAYOUTS_MAX {
+            let on_cpu = storage == Storage::Binary || self.without_room.contains(&(storage, dim));
+            if on_cpu || self.arenas.len() == LAYOUTS_MAX {
                 return Ok(None);
             }
             let device = CudaDevice::open(self.ordinal).map_err(failure)?;
-            let arena = reserve(device, Layout { storage, dim }, self.arena_bytes, self.ordinal)?;
-            self.arenas.insert((storage, dim), arena);
+            match reserve(device, Layout { storage, dim }, self.arena_bytes, self.ordinal) {
+                Ok(arena) => drop(self.arenas.insert((storage, dim), arena)),
+                Err(BackendError::OutOfMemory) => {
+                    self.without_room.insert((storage, dim));
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(self.arenas.get_mut(&(storage, dim)))
     }
@@ -112,6 +132,7 @@ impl Backend for CudaComparer {
     fn rebuild(&mut self) -> Result<(), BackendError> {
         self.submitted.clear();
         self.arenas.clear();
+        self.without_room.clear();
         CudaDevice::open(self.ordinal).map(drop).map_err(failure)
     }
 

@@ -121,7 +121,12 @@ impl Scoring {
                 (u32::try_from(chunk).unwrap_or(u32::MAX), bytes)
             }),
         };
-        top_k(&scores, job.top_n).into_iter().filter(good_enough).map(place).collect()
+        // Apart: a document that was scored comes first, whatever its score.
+        let (scored, unscored): (Vec<usize>, Vec<usize>) =
+            (0..scores.len()).partition(|index| documents[*index].is_scored());
+        let of_scored: Vec<f32> = scored.iter().map(|index| scores[*index]).collect();
+        let order = top_k(&of_scored, job.top_n).into_iter().map(|place| scored[place]).chain(unscored);
+        order.take(job.top_n.unwrap_or(usize::MAX)).filter(good_enough).map(place).collect()
     }
 
     fn dense(&mut self, unit: u32, vector: Vec<f32>, scored: &mut Vec<(u32, f32)>) {
@@ -263,6 +268,12 @@ mod tests {
         let ranking: Vec<_> =
             scoring.ranking(&job, &documents).iter().map(|place| (place.index, place.score)).collect();
         assert_eq!(ranking, [(1, -7.0), (0, f32::NEG_INFINITY)]);
+        for score in [f32::NEG_INFINITY, f32::NAN] {
+            let mut scoring = Scoring::new(&job, &documents);
+            scoring.absorb(vec![(1, SlotValue::Score(score))]).expect("the right kind");
+            let order: Vec<_> = scoring.ranking(&job, &documents).iter().map(|place| place.index).collect();
+            assert_eq!(order, [1, 0], "{score} is a score");
+        }
     }
 
     #[test]

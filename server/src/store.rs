@@ -165,6 +165,14 @@ impl Store {
         self
     }
 
+    /// Whether it may be changed at all, before work is spent on a change.
+    ///
+    /// # Errors
+    /// [`Refusal::FailedPrecondition`] for a store that is only read.
+    pub fn check_writable(&self) -> Result<(), Refusal> {
+        if self.read_only { Err(read_only()) } else { Ok(()) }
+    }
+
     /// Waits until the vectors of one more put may be in memory.
     pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         // Never closed.
@@ -232,17 +240,21 @@ impl Store {
         self.on_thread(put).await
     }
 
-    /// Removes documents, durably, and says how many were there, counted once per model.
+    /// Removes documents, durably, and says how many were there, counted once per model. `held` as for [`put`](Self::put).
     ///
     /// # Errors
     /// [`Refusal::FailedPrecondition`] for a store that is only read, [`Refusal::Unavailable`] if the disk refuses.
-    pub async fn delete(&self, job: DeleteJob) -> Result<u64, Refusal> {
-        self.on_thread(move |store| match store.inner.delete(&job.namespace, None, &job.ids) {
-            Ok(deleted) => Ok(deleted as u64),
-            Err(DeleteError::ReadOnly) => Err(read_only()),
-            Err(DeleteError::Disk(error)) => Err(disk(&error)),
-        })
-        .await
+    pub async fn delete(&self, job: DeleteJob, held: impl Send + 'static) -> Result<u64, Refusal> {
+        let delete = move |store: &Self| {
+            let deleted = store.inner.delete(&job.namespace, None, &job.ids);
+            drop(held);
+            match deleted {
+                Ok(deleted) => Ok(deleted as u64),
+                Err(DeleteError::ReadOnly) => Err(read_only()),
+                Err(DeleteError::Disk(error)) => Err(disk(&error)),
+            }
+        };
+        self.on_thread(delete).await
     }
 
     /// Rewrites files without what was replaced or deleted.
@@ -252,9 +264,7 @@ impl Store {
     pub async fn compact(&self, namespace: Option<Namespace>) -> Result<Gained, Refusal> {
         // Every file that holds anything dead: whoever asks wants the space.
         let which = Compact::DeadShare(0.0);
-        if self.read_only {
-            return Err(read_only());
-        }
+        self.check_writable()?;
         // Beside the store's thread: compaction goes on while documents are put. One at a time, so that those who wait
         // for it hold no thread.
         let turn = Arc::clone(&self.compactions).acquire_owned().await;

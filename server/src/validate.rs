@@ -280,7 +280,8 @@ impl Faults {
 
     /// Only late interaction compares vectors that are there already.
     fn vectors_fit(&mut self, method: Method, query: &Query, documents: &[Document]) {
-        if method == Method::LateInteraction {
+        // With a fault, what is left of the documents does not say where they stood.
+        if method == Method::LateInteraction || !self.0.is_empty() {
             return;
         }
         if matches!(query, Query::Vectors(_)) {

@@ -138,6 +138,11 @@ impl Driver {
         if request.is_abandoned() || request.sequences.is_empty() {
             return;
         }
+        if request.sequences.iter().any(|sequence| sequence.cost() == 0) {
+            tracing::error!("a tokenizer gave a sequence without tokens");
+            fail(request, EngineError::Failed);
+            return;
+        }
         let mut enqueued = 0;
         for (index, sequence) in (0_u32..).zip(&request.sequences) {
             let unit = Unit {

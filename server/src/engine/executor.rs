@@ -219,9 +219,9 @@ impl Executor {
             let BatchJob { batch, packed, mut members } = job;
             let (first, second) = packed.halves();
             let rest = members.split_off(first.len());
-            // In order: a query's batch comes before those of its documents.
-            self.retries.push_back(BatchJob { batch, packed: Arc::new(first), members });
-            self.retries.push_back(BatchJob { batch, packed: Arc::new(second), members: rest });
+            // Depth first, so that parts are tried in order of units: a query's comes before those of its documents.
+            self.retries.push_front(BatchJob { batch, packed: Arc::new(second), members: rest });
+            self.retries.push_front(BatchJob { batch, packed: Arc::new(first), members });
             return 2;
         }
         let lost = matches!(error, BackendError::DeviceLost(_));

@@ -59,6 +59,9 @@ impl Backend for Probe {
                 slot.fill(TokenMatrix { data: vec![1.0], dim: 1 });
             }
         }
+        if batch.roles().iter().any(|role| matches!(role, Role::Document(slot) if slot.get().is_none())) {
+            return Err(BackendError::Failed("a query is not computed".to_owned()));
+        }
         let mut scores: Vec<f32> = batch.ranges().map(|range| batch.input_ids()[range.start] as f32).collect();
         if has(MISCOUNTS) {
             scores.pop();
@@ -233,6 +236,27 @@ async fn comparisons_come_after_their_query_and_share_the_device() {
         }
         fixture.drained().await;
     }
+}
+
+#[tokio::test]
+async fn a_failing_batch_is_tried_again_in_order_of_units() {
+    let fixture = Fixture::start(true, 1);
+    // The first batch holds the slot until the others wait together.
+    let first = fixture.submit(&[1], 10_000).await;
+    let neighbour = fixture.submit(&[2], 10_000).await;
+    let poisoned = fixture.submit(&[FAILS], 10_000).await;
+    let query: Arc<QueryVectors> = Arc::default();
+    let mut sequences = vec![Sequence::single(vec![3; 4], Role::Query(Arc::clone(&query)))];
+    sequences.extend((4..7).map(|id| Sequence::single(vec![id; 4], Role::Document(Arc::clone(&query)))));
+    let asking = fixture.submit_sequences(Operation::CrossEncode, sequences, 10_000).await;
+    for _ in 0..50 {
+        fixture.gate.send(()).expect("the probe waits");
+    }
+    assert_eq!(finish(first).await, Ok(vec![1.0]));
+    assert_eq!(finish(neighbour).await, Ok(vec![2.0]));
+    assert_eq!(finish(poisoned).await, Err(EngineError::Failed));
+    assert_eq!(finish(asking).await, Ok(vec![3.0, 4.0, 5.0, 6.0]), "documents are not tried before their query");
+    fixture.drained().await;
 }
 
 #[tokio::test]

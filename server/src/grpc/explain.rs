@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sluice_core::{
     Lane, Operation,
     admission::Work,
-    batch::{Alignment, Comparison, QueryVectors, Sequence, TokenVectors},
+    batch::{Alignment, Comparison, QueryVectors, Sequence, TokenMatrix, TokenVectors},
 };
 use sluice_proto::rerank::v1::{ExplainRequest, ExplainResponse, ExplainedDocument, Token, TokenMatch};
 use sluice_service::status::Refusal;
@@ -40,7 +40,11 @@ impl App {
         let explained = self.explain_admitted(warm, &job, subjects, &texts, encoded, (permit, deadline)).await;
         admitted.end(explained.as_ref().err());
         let (model, model_digest) = (model.name.clone(), model.info.digest.clone());
-        let query_tokens = texts.query.map(|query| tokens(query.tokens)).unwrap_or_default();
+        let query_tokens = match (texts.query, &job.query) {
+            (Some(query), _) => tokens(query.tokens),
+            (None, Query::Vectors(vectors)) => vec![Token::default(); vectors.get().map_or(0, TokenMatrix::rows)],
+            (None, Query::Text(_)) => Vec::new(),
+        };
         Ok(ExplainResponse { query_tokens, documents: explained?, model, model_digest })
     }
 
@@ -107,7 +111,8 @@ impl App {
                 Subject::Nothing(_) => None,
             };
             if let Some(vectors) = vectors {
-                if spelled.is_none() {
+                // What is stored may have been made from other tokens than the text that was sent with it.
+                if spelled.is_none_or(|spelled| spelled.tokens.len() != vectors.rows()) {
                     document.tokens = vec![Token::default(); vectors.rows()];
                 }
                 let comparison = Comparison { query: Arc::clone(&query), document: vectors, cost: 1 };

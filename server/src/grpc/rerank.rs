@@ -197,6 +197,10 @@ impl App {
     }
 }
 
+/// Stored documents looked up between two looks at whether anybody still waits: vectors that are looked up for the first
+/// time are read whole.
+const LOOKED_UP_AT_ONCE: usize = 64;
+
 impl App {
     /// What is scored of each document. Looking a stored one up may read a disk: it is done off the network's threads.
     pub(super) async fn subjects<J: Send + Sync + 'static>(
@@ -210,12 +214,17 @@ impl App {
         let Some(store) = store.filter(|_| documents(job).iter().any(is_stored)) else {
             return Ok(Subject::of(documents(job), model, None));
         };
+        let parts = documents(job).len().div_ceil(LOOKED_UP_AT_ONCE);
         let look_up = {
             let job = Arc::clone(job);
-            move |_| Subject::of(documents(&job), model, Some(&store))
+            move |part: usize| {
+                let documents = documents(&job);
+                let end = documents.len().min((part + 1) * LOOKED_UP_AT_ONCE);
+                Subject::of(&documents[part * LOOKED_UP_AT_ONCE..end], model, Some(&store))
+            }
         };
-        let found = self.0.preparer.pool.map(1, look_up).await.map_err(|_| Refusal::Internal)?;
-        found.into_iter().next().ok_or(Refusal::Internal)
+        let found = self.0.preparer.pool.map(parts, look_up).await.map_err(|_| Refusal::Internal)?;
+        Ok(found.into_iter().flatten().collect())
     }
 }
 

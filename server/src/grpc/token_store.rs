@@ -36,7 +36,9 @@ impl TokenStoreService for App {
         let call = Call::begin("Delete", &request, self)?;
         let work = async {
             let job = validate::delete(request.into_inner(), &self.0.limits)?;
-            Ok(DeleteResponse { deleted: self.store()?.delete(job).await? })
+            let bytes = job.ids.iter().map(|id| id.len() as u64).sum();
+            let permit = self.admit(job.ids.len(), bytes)?;
+            Ok(DeleteResponse { deleted: self.store()?.delete(job, permit).await? })
         };
         call.run(Box::pin(work)).await.map(Response::new)
     }
@@ -76,6 +78,7 @@ impl App {
         let store = self.store()?;
         let warm = self.warm()?;
         let job = validate::put(request, &warm.models, &self.0.limits)?;
+        store.check_writable()?;
         let model = warm.models.get(job.model);
         let permit = self.admit(job.documents.len(), job.bytes())?;
         let spelled = self.spell_new(&job, model).await?;

@@ -35,7 +35,8 @@ async fn matches_add_up_to_the_score_and_name_the_best_token() {
             request.query = vector_query(question);
         }
         let answer = explain(&server, request).await;
-        assert_eq!(answer.query_tokens.is_empty(), query_of_vectors);
+        assert_eq!(answer.query_tokens.len(), question.rows as usize);
+        assert_eq!(answer.query_tokens.iter().all(|token| token.text.is_empty()), query_of_vectors);
         for (index, (explained, vectors)) in answer.documents.iter().zip(&documents).enumerate() {
             assert_eq!((explained.id.as_str(), explained.source()), (&*index.to_string(), DocumentSource::Text));
             assert_eq!(explained.tokens.len(), vectors.rows as usize);
