@@ -8,11 +8,10 @@ use std::{
     time::Duration,
 };
 
-use sluice_core::batch::{Components, TokenVectors};
-use sluice_service::status::{FieldFault, Refusal};
+use sluice_service::status::Refusal;
 use sluice_tokenstore::{
     self as tokenstore, Compact, CompactError, ContentHash, DeleteError, Layout, ModelDigest, Namespace, OpenError,
-    PutDocument, PutError, Storage, Stored, TokenStore, Tokens,
+    PutDocument, Storage, Stored, TokenStore, Tokens,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +22,12 @@ use crate::{
     subject::StoredVectors,
     vectors::{OwnedComponents, OwnedVectors},
 };
+
+mod kept;
+mod refusals;
+
+use kept::Kept;
+use refusals::{disk, read_only, refusal};
 
 /// A store that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -361,33 +366,6 @@ impl BatchDocument {
     }
 }
 
-/// Vectors where they lie in a file, which stays mapped as long as this is there.
-#[derive(Debug)]
-struct Kept(Stored);
-
-impl TokenVectors for Kept {
-    fn dim(&self) -> usize {
-        self.0.dim()
-    }
-
-    fn rows(&self) -> usize {
-        self.0.rows()
-    }
-
-    fn key(&self) -> Option<u64> {
-        Some(self.0.key())
-    }
-
-    fn components(&self) -> Components<'_> {
-        match self.0.tokens() {
-            Tokens::F32(x) => Components::F32(x),
-            Tokens::F16(x) => Components::F16(x),
-            Tokens::Int8 { codes, scales } => Components::Int8 { codes, scales },
-            Tokens::Binary(bits) => Components::Binary(bits),
-        }
-    }
-}
-
 fn storage_of(storage: StoredAs) -> Storage {
     match storage {
         StoredAs::F16 => Storage::F16,
@@ -402,35 +380,4 @@ fn stored_as(storage: Storage) -> StoredAs {
         Storage::Int8 => StoredAs::Int8,
         Storage::Binary => StoredAs::Binary,
     }
-}
-
-fn refusal(error: PutError) -> Refusal {
-    match error {
-        PutError::ReadOnly => read_only(),
-        PutError::Layout { .. } => {
-            Refusal::FailedPrecondition { reason: "STORED_OTHERWISE", message: error.to_string() }
-        }
-        PutError::Document { position, fault } => {
-            Refusal::InvalidArgument(vec![FieldFault::new(format!("documents[{position}]"), fault.to_string())])
-        }
-        PutError::BatchTooLarge { max, .. } => {
-            Refusal::invalid("documents", format!("are more than {max} bytes together, as they would be kept"))
-        }
-        PutError::TooManyCollections { max } => Refusal::FailedPrecondition {
-            reason: "TOO_MANY_COLLECTIONS",
-            message: format!("the token store has {max} collections already"),
-        },
-        PutError::Disk(error) => disk(&error),
-    }
-}
-
-fn read_only() -> Refusal {
-    Refusal::FailedPrecondition { reason: "READ_ONLY", message: "this server only reads its token store".to_owned() }
-}
-
-/// What a disk says is for the log.
-fn disk(error: &tokenstore::DiskError) -> Refusal {
-    tracing::error!(%error, "the token store's disk refused");
-    let message = if error.is_full() { "the token store's disk is full" } else { "the token store's disk failed" };
-    Refusal::Unavailable { reason: "TOKEN_STORE_DISK", message, retry_after: None }
 }
