@@ -14,6 +14,10 @@ use sluice_service::{
 
 use crate::job::StoredAs;
 
+mod tenants;
+
+pub use tenants::TenantConfig;
+
 /// Name under which the pinned default model is served where none is configured.
 pub const DEFAULT_MODEL_NAME: &str = "all-MiniLM-L6-v2";
 
@@ -42,6 +46,8 @@ pub struct ServerConfig {
     pub tokenizer_threads: usize,
     /// The models; the first answers requests that name none. Empty = the pinned default model.
     pub model: Vec<ModelConfig>,
+    /// Who may call, and how much. Empty = everybody is one tenant without quotas.
+    pub tenant: Vec<TenantConfig>,
     /// The gRPC transport.
     pub grpc: GrpcConfig,
     /// Bounds of one request.
@@ -223,6 +229,7 @@ impl Default for ServerConfig {
             default_deadline: Duration::from_secs(30),
             tokenizer_threads: 0,
             model: Vec::new(),
+            tenant: Vec::new(),
             grpc: GrpcConfig::default(),
             limits: Limits::default(),
             admission: AdmissionConfig::default(),
@@ -305,6 +312,7 @@ impl ServerConfig {
                 require(false, &key("source"), &error.to_string());
             }
         }
+        faults.extend(tenants::faults(&self.tenant));
         faults
     }
 

@@ -17,6 +17,7 @@ pub mod scoring;
 pub mod serve;
 pub mod store;
 pub mod subject;
+pub mod tenants;
 pub mod validate;
 pub mod vectors;
 

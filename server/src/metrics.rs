@@ -20,6 +20,7 @@ pub const BUCKETS: &[(&str, &[f64])] = &[
     ("sluice_queue_duration_seconds", SECONDS),
     ("sluice_tokenize_duration_seconds", SECONDS),
     ("sluice_compute_duration_seconds", SECONDS),
+    ("sluice_wasted_device_seconds", SECONDS),
     ("sluice_batch_tokens", TOKENS),
     ("sluice_batch_sequences", SEQUENCES),
     ("sluice_batch_fill_ratio", RATIO),
@@ -48,6 +49,10 @@ pub fn describe() {
     describe_gauge!("sluice_queue_tokens", "Tokens waiting for a batch");
     describe_gauge!("sluice_batches_in_flight", "Batches dispatched and not completed");
     describe_counter!("sluice_batch_faults_total", "Batches that failed on the device, by kind");
+    describe_histogram!(
+        "sluice_wasted_device_seconds",
+        "Device time of a batch that went into requests whose caller had left or whose deadline had passed"
+    );
     describe_counter!("sluice_tokens_total", "Tokens of answered requests, by kind: query, document");
     describe_counter!("sluice_token_store_lookups_total", "Stored documents asked for, by result: hit, missing, stale");
     describe_counter!("sluice_device_cache_total", "Stored documents on the device, by event: hit, miss, eviction");
@@ -159,6 +164,11 @@ pub(crate) fn computed(operation: Operation, tokens: usize, padding: usize, seco
     counter!("sluice_computed_tokens_total", "kind" => "real").increment(tokens as u64);
     counter!("sluice_computed_tokens_total", "kind" => "padding").increment(padding as u64);
     histogram!("sluice_compute_duration_seconds", "operation" => operation.name()).record(seconds);
+}
+
+/// Counts device time for results that nobody waits for any more.
+pub(crate) fn wasted(seconds: f64) {
+    histogram!("sluice_wasted_device_seconds").record(seconds);
 }
 
 /// Shows what a device keeps of stored documents.

@@ -39,6 +39,7 @@ use crate::{
     models::{Model, Models},
     prepare::Preparer,
     store::{Store, StoreError},
+    tenants::Tenants,
 };
 
 /// Health is reported for these and for the empty name.
@@ -208,6 +209,7 @@ impl Server {
             permits: Permits::new(config.admission_limits(), clock.clone()),
             preparer,
             drain: drain.clone(),
+            tenants: Tenants::new(&config.tenant),
         });
         let upkeep = tokio::spawn({
             let metrics = metrics.clone();

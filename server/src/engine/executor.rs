@@ -14,7 +14,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sluice_core::{
-    Lane, Time,
+    Lane, Time, UnitId,
     backend::{Backend, BackendError, BatchOutput, Ticket},
     batch::PackedBatch,
     scheduler::BatchId,
@@ -190,6 +190,7 @@ impl Executor {
         if let Some(cache) = self.backends.of(packed.lane()).device_cache() {
             metrics::device_cache(cache);
         }
+        self.count_wasted(&packed, &members, spent);
         let mut results = packed.units().iter().map(|unit| unit.index).zip(slot_values(output));
         let mut members = members.into_iter().peekable();
         while let Some(request) = members.next() {
@@ -202,6 +203,19 @@ impl Executor {
             drop(request);
             sink.computed(spent);
             sink.fill(own);
+        }
+    }
+
+    /// Counts the part of a batch's time that went into results which nobody waits for any more.
+    fn count_wasted(&self, packed: &PackedBatch, members: &[Arc<Request>], spent: Duration) {
+        let cost = |(unit, request): (&UnitId, &Arc<Request>)| {
+            let cost = u64::from(request.sequences[unit.index as usize].cost());
+            (cost, if request.is_wanted() { 0 } else { cost })
+        };
+        let costs = packed.units().iter().zip(members).map(cost);
+        let (all, wasted) = costs.fold((0, 0), |(all, wasted), (cost, waste)| (all + cost, wasted + waste));
+        if wasted > 0 {
+            metrics::wasted(spent.as_secs_f64() * wasted as f64 / all as f64);
         }
     }
 

@@ -51,6 +51,11 @@ impl Request {
         self.abandoned.store(true, Ordering::Release);
     }
 
+    /// Whether somebody still waits for its results, and can have them.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.is_abandoned() && !self.sink.has_failed()
+    }
+
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
     }

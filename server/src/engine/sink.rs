@@ -107,6 +107,10 @@ impl Sink {
         self.lock().remaining == 0
     }
 
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().failure.is_some()
+    }
+
     pub(super) async fn next(&self) -> Result<Progress, EngineError> {
         loop {
             if let Some(progress) = self.take() {

@@ -3,13 +3,13 @@
 use std::{future::Future, time::Duration};
 
 use metrics::{counter, gauge, histogram};
-use sluice_core::{Time, admission::Work};
+use sluice_core::{TenantId, Time, admission::Work};
 use sluice_service::{
-    deadline,
+    credentials, deadline,
     status::{FieldFault, Refusal, code_name},
 };
 use tokio::time::Instant;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, metadata::MetadataMap};
 
 use super::App;
 use crate::{
@@ -28,6 +28,8 @@ pub(super) struct Call {
     rpc: &'static str,
     pub(super) arrival: Instant,
     pub(super) deadline: Instant,
+    /// Whose it is.
+    pub(super) tenant: TenantId,
     code: Code,
 }
 
@@ -36,25 +38,34 @@ impl Call {
     pub(super) fn begin<T>(rpc: &'static str, request: &Request<T>, app: &App) -> Result<Self, Status> {
         let arrival = deadline::arrival(request);
         let timeout = deadline::timeout(request.metadata());
-        let call = Self::new(rpc, arrival, timeout.as_ref().copied().ok().flatten(), app);
-        match timeout {
-            Ok(_) => call.in_time(),
-            Err(fault) => call.end_with(Refusal::InvalidArgument(vec![fault])),
+        let tenant = app.tenant(request.metadata());
+        let known = tenant.as_ref().copied().unwrap_or(TenantId(0));
+        let call = Self::new(rpc, arrival, timeout.as_ref().copied().ok().flatten(), known, app);
+        match (tenant, timeout) {
+            (Ok(_), Ok(_)) => call.in_time(),
+            (Err(refusal), _) => call.end_with(refusal),
+            (_, Err(fault)) => call.end_with(Refusal::InvalidArgument(vec![fault])),
         }
     }
 
     /// As [`begin`](Self::begin) for a request inside a call, bounded by the call's deadline.
-    pub(super) fn nested(rpc: &'static str, outer: Instant, timeout: Option<Duration>, app: &App) -> Self {
-        let mut call = Self::new(rpc, Instant::now(), timeout, app);
+    pub(super) fn nested(
+        rpc: &'static str,
+        outer: Instant,
+        timeout: Option<Duration>,
+        tenant: TenantId,
+        app: &App,
+    ) -> Self {
+        let mut call = Self::new(rpc, Instant::now(), timeout, tenant, app);
         call.deadline = call.deadline.min(outer);
         call
     }
 
-    fn new(rpc: &'static str, arrival: Instant, timeout: Option<Duration>, app: &App) -> Self {
+    fn new(rpc: &'static str, arrival: Instant, timeout: Option<Duration>, tenant: TenantId, app: &App) -> Self {
         gauge!("sluice_requests_in_flight", "rpc" => rpc).increment(1);
         let timeout = timeout.unwrap_or(app.0.default_deadline).min(TIMEOUT_MAX);
         let deadline = arrival + timeout.saturating_sub(ANSWER_MARGIN.min(timeout / 4));
-        Self { rpc, arrival, deadline, code: Code::Cancelled }
+        Self { rpc, arrival, deadline, tenant, code: Code::Cancelled }
     }
 
     fn in_time(self) -> Result<Self, Status> {
@@ -124,6 +135,11 @@ impl Drop for Admitted {
 }
 
 impl App {
+    /// Whose call it is.
+    pub(super) fn tenant(&self, metadata: &MetadataMap) -> Result<TenantId, Refusal> {
+        self.0.tenants.find(credentials::bearer(metadata)?).ok_or(Refusal::Unauthenticated)
+    }
+
     /// Room for what is known before tokenizing, at once or not at all.
     pub(super) fn admit(&self, documents: usize, bytes: u64) -> Result<Permit, Refusal> {
         let work = Work { documents: documents as u64, tokens: 0, bytes };

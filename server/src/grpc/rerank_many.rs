@@ -3,6 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use futures_util::{FutureExt, Stream, stream};
+use sluice_core::TenantId;
 use sluice_proto::rerank::v1::{RequestError, RerankManyRequest, RerankManyResponse, rerank_many_response::Outcome};
 use sluice_service::{deadline, status::Refusal};
 use tokio::{task::JoinSet, time::Instant};
@@ -32,8 +33,10 @@ pub(super) fn answer(
         return Err(Refusal::DeadlineExceeded { phase: "arrival" }.into());
     }
     let in_flight_max = app.0.limits.requests_in_flight_per_stream_max;
+    let tenant = app.tenant(request.metadata())?;
     let many = Many {
         app,
+        tenant,
         deadline,
         timed: timeout.is_some(),
         in_flight_max,
@@ -49,6 +52,7 @@ pub(super) fn answer(
 
 struct Many {
     app: App,
+    tenant: TenantId,
     /// Of the call as a whole.
     deadline: Instant,
     /// The caller set that deadline.
@@ -128,7 +132,7 @@ impl Many {
         };
         let app = self.app.clone();
         let rest_of_call = || self.timed.then(|| self.deadline.saturating_duration_since(Instant::now()));
-        let call = Call::nested(RPC, self.deadline, timeout.or_else(rest_of_call), &app);
+        let call = Call::nested(RPC, self.deadline, timeout.or_else(rest_of_call), self.tenant, &app);
         self.ids.insert(request_id.clone());
         self.answers.spawn(async move {
             let (arrival, deadline) = (call.arrival, call.deadline);
