@@ -351,9 +351,7 @@ impl BatchDocument {
         if same {
             return self;
         }
-        let matrix = self.vectors.into_matrix();
-        let vectors = OwnedVectors { components: OwnedComponents::F32(matrix.data), dim: matrix.dim };
-        Self { vectors, ..self }
+        Self { vectors: self.vectors.into_matrix().into(), ..self }
     }
 
     fn as_put(&self) -> PutDocument<'_> {

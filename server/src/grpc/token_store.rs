@@ -20,7 +20,7 @@ use crate::{
     prepare::Spelled,
     store::{Batch, BatchDocument, Store},
     validate,
-    vectors::{OwnedComponents, OwnedVectors},
+    vectors::OwnedVectors,
 };
 
 #[tonic::async_trait]
@@ -138,8 +138,7 @@ impl App {
                 NewContent::Vectors(vectors) => (vectors, false),
                 NewContent::Text(_) => {
                     let (matrix, truncated) = encoded.next().ok_or(Refusal::Internal)?;
-                    let (components, dim) = (OwnedComponents::F32(matrix.data), matrix.dim);
-                    (OwnedVectors { components, dim }, truncated)
+                    (OwnedVectors::from(matrix), truncated)
                 }
             };
             documents.push(BatchDocument { id, content_hash, truncated, vectors });
