@@ -11,6 +11,8 @@
 //! | executor | the device's batches in flight | late binding |
 //! | sink | the request's own number of slots | memory, against a slow reader |
 //! | updates | one message of a RerankStream call | its room, against a reader that stopped |
+//! | changes | 64 changes of the token store; further ones wait in their requests' tasks | the memory of what waits for the disk |
+//! | put turns | 2 puts whose vectors are in memory | memory: a put may have `put_vectors_max` vectors |
 
 use std::{
     sync::{

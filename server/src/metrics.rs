@@ -115,9 +115,9 @@ pub fn left(work: Work) {
     gauge!("sluice_admitted_bytes").decrement(work.bytes as f64);
 }
 
-/// Counts a stored document that was asked for.
-pub fn token_store_lookup(result: &'static str) {
-    counter!("sluice_token_store_lookups_total", "result" => result).increment(1);
+/// Counts stored documents that were asked for.
+pub fn token_store_lookups(result: &'static str, count: u64) {
+    counter!("sluice_token_store_lookups_total", "result" => result).increment(count);
 }
 
 /// Shows a loaded model.

@@ -19,7 +19,7 @@ use crate::{
     prepare::{Spelled, SpelledToken},
     subject::Subject,
     validate,
-    vectors::{OwnedComponents, OwnedVectors},
+    vectors::OwnedVectors,
 };
 
 impl App {
@@ -101,8 +101,7 @@ impl App {
                 Subject::Text(_) => {
                     document.truncated = spelled.is_some_and(|spelled| spelled.truncated);
                     let matrix = matrices.next().ok_or(Refusal::Internal)?;
-                    let (components, dim) = (OwnedComponents::F32(matrix.data), matrix.dim);
-                    Some(Arc::new(OwnedVectors { components, dim }))
+                    Some(Arc::new(OwnedVectors::from(matrix)))
                 }
                 Subject::Vectors { vectors, truncated, .. } => {
                     document.truncated = truncated;

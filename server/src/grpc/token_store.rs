@@ -18,9 +18,9 @@ use crate::{
     job::{NewContent, NewDocument, PutJob, StoredAs},
     models::Model,
     prepare::Spelled,
-    store::{Batch, BatchDocument, Store},
+    store::{Batch, BatchDocument, Store, stored_as},
     validate,
-    vectors::{OwnedComponents, OwnedVectors},
+    vectors::OwnedVectors,
 };
 
 #[tonic::async_trait]
@@ -56,10 +56,10 @@ impl TokenStoreService for App {
         let call = Call::begin("Compact", &request, self)?;
         let work = async {
             let namespace = validate::namespace_or_all(&request.into_inner().namespace)?;
-            let gained = self.store()?.compact(namespace).await?;
+            let done = self.store()?.compact(namespace).await?;
             Ok(CompactResponse {
-                reclaimed_bytes: gained.reclaimed_bytes,
-                rewritten_segments: gained.rewritten_segments,
+                reclaimed_bytes: done.bytes_before.saturating_sub(done.bytes_after),
+                rewritten_segments: u32::try_from(done.segments_before).unwrap_or(u32::MAX),
             })
         };
         call.run(Box::pin(work)).await.map(Response::new)
@@ -80,6 +80,7 @@ impl App {
         let job = validate::put(request, &warm.models, &self.0.limits)?;
         store.check_writable()?;
         let model = warm.models.get(job.model);
+        store.check_layout(&job.namespace, model.digest, (job.storage, model.info.embedding_dim as usize))?;
         let permit = self.admit(job.documents.len(), job.bytes())?;
         let spelled = self.spell_new(&job, model).await?;
         let computed_tokens = spelled.iter().map(|text| text.ids.len() as u64).sum();
@@ -138,8 +139,7 @@ impl App {
                 NewContent::Vectors(vectors) => (vectors, false),
                 NewContent::Text(_) => {
                     let (matrix, truncated) = encoded.next().ok_or(Refusal::Internal)?;
-                    let (components, dim) = (OwnedComponents::F32(matrix.data), matrix.dim);
-                    (OwnedVectors { components, dim }, truncated)
+                    (OwnedVectors::from(matrix), truncated)
                 }
             };
             documents.push(BatchDocument { id, content_hash, truncated, vectors });
@@ -163,13 +163,13 @@ impl App {
             model_digest: found.model.to_string(),
             model: names.get(&found.model).map(ToString::to_string).unwrap_or_default(),
             namespace: found.namespace.to_string(),
-            storage: wire_storage(found.storage).into(),
-            dim: u32::try_from(found.dim).unwrap_or(u32::MAX),
+            storage: wire_storage(stored_as(found.layout.storage())).into(),
+            dim: u32::try_from(found.layout.dim()).unwrap_or(u32::MAX),
             documents: found.documents,
             tokens: found.rows,
             live_bytes: found.live_bytes,
             dead_bytes: found.dead_bytes,
-            segments: found.segments,
+            segments: u32::try_from(found.segments).unwrap_or(u32::MAX),
         });
         Ok(StatsResponse { collections: collections.collect(), corrupt_records: stats.corrupt_records })
     }

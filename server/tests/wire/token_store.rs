@@ -309,6 +309,30 @@ async fn what_cannot_be_put_is_refused_whole() {
     check_scores(&rerank(&server, all_stored("n")).await, &expected(&server).await, 4e-3);
 }
 
+/// Encoding the poison would fail the put: it is not tried.
+#[tokio::test]
+async fn another_storage_is_refused_before_anything_is_encoded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().join("tokens");
+    let server = TestServer::scripted("max_tokens = 64\npoison = \"poison\"\n", |config| {
+        config.token_store.dir = Some(dir);
+    })
+    .await;
+    put(&server, put_of("n", &TEXTS)).await.expect("a new collection, in f16");
+    let poisoned =
+        |storage: TokenStorage| PutRequest { storage: storage.into(), ..put_of("n", &["some poison", "and more"]) };
+    let cases = [
+        (TokenStorage::Int8, Code::FailedPrecondition),
+        (TokenStorage::Binary, Code::FailedPrecondition),
+        (TokenStorage::F16, Code::Internal),
+        (TokenStorage::Unspecified, Code::Internal),
+    ];
+    for (storage, expected) in cases {
+        let status = put(&server, poisoned(storage)).await.expect_err("another storage, or poison");
+        assert_eq!(status.code(), expected, "{storage:?}: {status:?}");
+    }
+}
+
 #[tokio::test]
 async fn without_a_store_nothing_is_kept_and_everything_is_missing() {
     let server = TestServer::scripted(SCRIPT, |_| ()).await;
