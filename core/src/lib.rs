@@ -12,6 +12,7 @@
 //! | [`backend`] | what a device must be able to do |
 //! | [`rank`] | who comes first |
 //! | [`evaluate`] | how good an order is |
+//! | [`workload`] | what callers do, and when |
 
 pub mod admission;
 pub mod backend;
@@ -21,6 +22,7 @@ pub mod rank;
 pub mod scheduler;
 mod time;
 mod unit;
+pub mod workload;
 
 pub use time::Time;
 pub use unit::{Lane, ModelIndex, Operation, RequestId, Unit, UnitId};
