@@ -14,6 +14,7 @@
 //! | [`backend`] | what a device must be able to do |
 //! | [`rank`] | who comes first |
 //! | [`evaluate`] | how good an order is |
+//! | [`workload`] | what callers do, and when |
 
 pub mod admission;
 pub mod backend;
@@ -25,6 +26,7 @@ pub mod rank;
 pub mod scheduler;
 mod time;
 mod unit;
+pub mod workload;
 
 pub use time::Time;
 pub use unit::{Lane, ModelIndex, Operation, Priority, RequestId, TenantId, Unit, UnitId, Worth};

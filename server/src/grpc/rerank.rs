@@ -279,6 +279,7 @@ impl Run {
             documents: scores.into_iter().map(|(index, score)| ScoredDocument { index, score }).collect(),
             scored: u32::try_from(self.scoring.scored()).unwrap_or(u32::MAX),
             total: u32::try_from(self.documents.len()).unwrap_or(u32::MAX),
+            stage: 1,
         }
     }
 
@@ -315,6 +316,7 @@ impl Run {
             truncated: units.truncated,
             best_chunk: best_chunk.map(|(index, bytes)| Chunk { index, byte_start: bytes.start, byte_end: bytes.end }),
             text: document.content.text().filter(|_| self.job.return_text).map(str::to_owned),
+            stage: units.is_scored().into(),
             source: wire_source(units.source).into(),
             unscored: !units.is_scored(),
         }
@@ -337,6 +339,7 @@ impl Facts {
             query_tokens: prepared.query_tokens,
             document_tokens: prepared.document_tokens(),
             computed_tokens: prepared.computed_tokens(),
+            cached_tokens: 0,
         };
         let (model, model_digest) = (model.name.clone(), model.info.digest.clone());
         Self { arrival, tokenize: prepared.tokenize, usage, model, model_digest }
