@@ -26,7 +26,7 @@ use sluice_core::{
     Lane, Operation, RequestId, Time,
     backend::{Backend, BackendLimits},
     batch::Sequence,
-    scheduler::SchedulerConfig,
+    scheduler::{Policy, SchedulerConfig},
 };
 use tokio::sync::{mpsc, watch};
 
@@ -216,6 +216,7 @@ impl EngineConfig {
             in_flight_batches_max: least(|limits| limits.in_flight_batches_max),
             queued_units_max: self.queued_units_max,
             look_ahead_requests_max: self.look_ahead_requests_max,
+            policy: Policy::default(),
         }
     }
 }

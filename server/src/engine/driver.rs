@@ -6,15 +6,14 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
+use sluice_core::{Priority, TenantId, Unit, UnitId, Worth};
 use sluice_core::{
     RequestId, Time,
     batch::{PackedBatch, Role},
-    scheduler::{BatchId, Decision, EnqueueError, Plan, Scheduler, SchedulerConfig},
+    scheduler::{BatchId, Decision, EnqueueError, Expired, Plan, Scheduler, SchedulerConfig},
 };
-use sluice_core::{Unit, UnitId};
 use tokio::sync::{Notify, mpsc};
 
 use super::{
@@ -80,8 +79,8 @@ impl Driver {
         cancellations: Arc<Cancellations>,
     ) -> Self {
         Self {
-            scheduler: Scheduler::new(scheduler),
             batch_tokens_max: scheduler.batch_tokens_max,
+            scheduler: Scheduler::new(scheduler),
             clock,
             executor,
             inbox,
@@ -120,7 +119,7 @@ impl Driver {
 
     fn apply(&mut self, event: Event, now: Time) {
         match event {
-            Event::Submitted(request) => self.enqueue(request),
+            Event::Submitted(request) => self.enqueue(request, now),
             Event::Cancelled => self.cancel(),
             Event::BatchDone(done) => {
                 self.scheduler.complete(now, done.batch, done.measured);
@@ -134,7 +133,7 @@ impl Driver {
         self.metrics.batches_in_flight.set(self.scheduler.in_flight() as f64);
     }
 
-    fn enqueue(&mut self, request: Arc<Request>) {
+    fn enqueue(&mut self, request: Arc<Request>, now: Time) {
         if request.is_abandoned() || request.sequences.is_empty() {
             return;
         }
@@ -148,6 +147,9 @@ impl Driver {
             let unit = Unit {
                 id: UnitId { request: request.id, index },
                 lane: request.lane_of(sequence),
+                class: Priority::default(),
+                tenant: TenantId::default(),
+                worth: Worth::default(),
                 // A comparison is done document by document: one that costs more than a batch is a batch of its own.
                 tokens: match sequence.role {
                     Role::Compared(_) => sequence.cost().min(self.batch_tokens_max),
@@ -155,7 +157,7 @@ impl Driver {
                 },
                 deadline: request.deadline,
             };
-            if let Err(error) = self.scheduler.enqueue(unit) {
+            if let Err(error) = self.scheduler.enqueue(now, unit) {
                 self.metrics.enqueued.increment(enqueued);
                 self.metrics.cancelled.increment(self.scheduler.cancel(request.id) as u64);
                 fail(request, refusal(&error));
@@ -175,7 +177,7 @@ impl Driver {
     }
 
     fn expire(&mut self, now: Time) {
-        for (id, units) in self.scheduler.take_expired(now) {
+        for Expired { request: id, units, .. } in self.scheduler.take_expired(now) {
             self.metrics.expired.increment(units as u64);
             if let Some(waiting) = self.waiting.remove(&id) {
                 fail(waiting.request, EngineError::Expired);
@@ -220,17 +222,17 @@ impl Driver {
         self.metrics.batch_fill.record(f64::from(plan.tokens) / f64::from(self.batch_tokens_max));
         let job = BatchJob { batch: plan.batch, packed: Arc::new(packed), members };
         if let Err(job) = self.executor.send(job) {
-            self.abandon(job.batch, &job.members, now);
+            self.abandon(job.batch, &job.members);
         }
     }
 
     /// The executor is gone, which only happens when its thread could not be kept alive.
-    fn abandon(&mut self, batch: BatchId, members: &[Arc<Request>], now: Time) {
+    fn abandon(&mut self, batch: BatchId, members: &[Arc<Request>]) {
         tracing::error!("the executor thread has ended");
         for request in members {
             request.sink.fail(EngineError::Stopped);
         }
-        self.scheduler.complete(now, batch, Duration::ZERO);
+        self.scheduler.abandon(batch);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluice_core::admission::{Admission, Rejected, Work};
+use sluice_core::admission::{Rejected, Room, Work};
 
 use super::Clock;
 use crate::metrics;
@@ -10,7 +10,7 @@ use crate::metrics;
 /// Hands out permits. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Permits {
-    admission: Arc<Mutex<Admission>>,
+    room: Arc<Mutex<Room>>,
     clock: Clock,
 }
 
@@ -18,7 +18,7 @@ impl Permits {
     /// Room for `limits`.
     #[must_use]
     pub fn new(limits: Work, clock: Clock) -> Self {
-        Self { admission: Arc::new(Mutex::new(Admission::new(limits))), clock }
+        Self { room: Arc::new(Mutex::new(Room::new(limits))), clock }
     }
 
     /// Admits `work` at once or not at all.
@@ -33,12 +33,12 @@ impl Permits {
     /// What is inside now.
     #[must_use]
     pub fn held(&self) -> Work {
-        self.with(|admission| admission.held())
+        self.with(|room| room.held())
     }
 
-    fn with<T>(&self, f: impl FnOnce(&mut Admission) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut Room) -> T) -> T {
         // Nothing panics while the lock is held; were it poisoned, the counts would still be right.
-        f(&mut self.admission.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.room.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -56,7 +56,7 @@ impl Permit {
     /// [`Rejected`] if there is no room.
     pub fn grown(mut self, more: Work) -> Result<Self, Rejected> {
         let now = self.permits.clock.now();
-        self.permits.with(|admission| admission.try_admit(now, more))?;
+        self.permits.with(|room| room.try_admit(now, more))?;
         self.work.documents += more.documents;
         self.work.tokens += more.tokens;
         self.work.bytes += more.bytes;
@@ -69,7 +69,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let now = self.permits.clock.now();
         let work = self.work;
-        self.permits.with(|admission| admission.release(now, work));
+        self.permits.with(|room| room.release(now, work));
         metrics::left(work);
     }
 }
