@@ -91,6 +91,7 @@ impl App {
 fn refusal(error: EngineError) -> Refusal {
     match error {
         EngineError::Expired => Refusal::DeadlineExceeded { phase: "queue" },
+        EngineError::Unreachable => Refusal::DeadlineExceeded { phase: "unreachable" },
         EngineError::QueueFull => Refusal::ResourceExhausted {
             what: "queued units".to_owned(),
             limit: 0,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sluice_core::{
-    ModelIndex, Operation,
+    ModelIndex, Operation, Priority,
     batch::{QueryVectors, TokenVectors},
 };
 use sluice_tokenstore::{ContentHash, Namespace};
@@ -147,18 +147,6 @@ fn size_of_components(vectors: &dyn TokenVectors) -> usize {
     }
 }
 
-/// Who goes first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Priority {
-    /// Somebody waits for the answer.
-    Interactive,
-    /// The usual.
-    #[default]
-    Standard,
-    /// Whatever is left.
-    Bulk,
-}
-
 /// Whether scores that are known already are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CachePolicy {
@@ -223,6 +211,14 @@ pub struct RerankJob {
 }
 
 impl RerankJob {
+    /// Texts of documents that are known to be encoded; those of stored ones are not needed as a rule.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.documents.iter().filter_map(|document| match &document.content {
+            Content::Text(text) => Some(text.as_str()),
+            Content::Vectors(_) | Content::Stored(_) => None,
+        })
+    }
+
     /// Bytes of all its texts and vectors.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -190,7 +190,7 @@ fn document_text(documents: &[Document], index: usize) -> &str {
 }
 
 /// What comparing costs, in tokens that would take an encoder about as long; at least 1.
-fn comparison_cost(query_rows: usize, vectors: &dyn TokenVectors) -> u32 {
+pub(crate) fn comparison_cost(query_rows: usize, vectors: &dyn TokenVectors) -> u32 {
     let flops = 2 * (query_rows as u64).saturating_mul((vectors.rows() * vectors.dim()) as u64);
     u32::try_from(flops.div_ceil(COMPARISON_FLOPS_PER_TOKEN)).unwrap_or(u32::MAX).max(1)
 }

@@ -184,11 +184,11 @@ fn aggregate(long_document: LongDocument, chunks: impl Iterator<Item = f32>) -> 
 
 #[cfg(test)]
 mod tests {
-    use sluice_core::ModelIndex;
+    use sluice_core::{ModelIndex, Priority};
 
     use super::*;
     use crate::{
-        job::{Budget, CachePolicy, Content, Document, Priority, Query, StageJob},
+        job::{Budget, CachePolicy, Content, Document, Query, StageJob},
         subject::{Source, Unavailable},
     };
 

@@ -192,9 +192,10 @@ async fn each_fault_of_a_stage_names_its_field() {
             "{name}"
         );
     }
-    for change in
-        [|r: &mut RerankRequest| r.stages[1].model = "elsewhere".to_owned(), |r| r.model = "elsewhere".to_owned()]
-    {
+    for change in [
+        |r: &mut RerankRequest| r.stages[1].model = "elsewhere".to_owned(),
+        |r: &mut RerankRequest| r.model = "elsewhere".to_owned(),
+    ] {
         let status = client.rerank(staged(change)).await.expect_err("no such model");
         assert_eq!(status.code(), Code::NotFound, "{status:?}");
     }

@@ -95,12 +95,10 @@ pub enum Refusal {
     #[error("no tenant has the credentials of this call")]
     Unauthenticated,
     /// The caller has had its share.
-    #[error("the quota of {limit} {what} is spent")]
+    #[error("the caller's quota is spent: {what}")]
     QuotaExceeded {
-        /// What it is of, in the plural, such as `requests per second`.
+        /// What it is of, such as `requests`.
         what: &'static str,
-        /// How much the caller may have of it.
-        limit: u64,
         /// When trying again makes sense.
         retry_after: Duration,
     },
@@ -208,9 +206,8 @@ impl Refusal {
                 facts.insert("what".into(), what.clone());
                 facts.insert("limit".into(), limit.to_string());
             }
-            Self::QuotaExceeded { what, limit, .. } => {
+            Self::QuotaExceeded { what, .. } => {
                 facts.insert("what".into(), (*what).into());
-                facts.insert("limit".into(), limit.to_string());
             }
             Self::QueueTooLong { expected, available, .. } => {
                 facts.insert("expected_ms".into(), expected.as_millis().to_string());
@@ -343,13 +340,8 @@ mod tests {
             ),
         );
         check(
-            Refusal::QuotaExceeded { what: "requests per second", limit: 5, retry_after: Duration::from_millis(200) },
-            &expected(
-                Code::ResourceExhausted,
-                "QUOTA_EXCEEDED",
-                "the quota of 5 requests per second is spent",
-                Some("200"),
-            ),
+            Refusal::QuotaExceeded { what: "requests", retry_after: Duration::from_millis(200) },
+            &expected(Code::ResourceExhausted, "QUOTA_EXCEEDED", "the caller's quota is spent: requests", Some("200")),
         );
         check(
             Refusal::QueueTooLong {

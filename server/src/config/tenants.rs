@@ -1,6 +1,12 @@
 //! Who may call, and how much.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use sluice_core::{
+    TenantId,
+    quota::{Quota, Rate},
+};
 use sluice_service::config::{ConfigFault, Secret};
 
 /// Tenants in the configuration, at most: each has its own place in metrics.
@@ -55,4 +61,15 @@ pub(super) fn faults(tenants: &[TenantConfig]) -> Vec<ConfigFault> {
         faults.extend(broken.map(|(key, _, message)| ConfigFault::new(format!("tenant[{index}].{key}"), message)));
     }
     faults
+}
+
+/// The quotas of all of them.
+pub(super) fn quotas(tenants: &[TenantConfig]) -> BTreeMap<TenantId, Quota> {
+    let rate = |per_second: u64| Rate { per_second: per_second as f64, burst: per_second };
+    let quota = |tenant: &TenantConfig| Quota {
+        requests: (tenant.requests_per_second > 0).then(|| rate(tenant.requests_per_second)),
+        tokens: (tenant.tokens_per_second > 0).then(|| rate(tenant.tokens_per_second)),
+        in_flight_max: u32::try_from(tenant.requests_in_flight_max).ok().filter(|max| *max > 0),
+    };
+    (0_u16..).map(TenantId).zip(tenants.iter().map(quota)).collect()
 }

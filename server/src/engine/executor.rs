@@ -42,6 +42,8 @@ pub(super) struct BatchDone {
     pub(super) batch: BatchId,
     /// On the device, retries included.
     pub(super) measured: Duration,
+    /// It went through at once, and not in parts.
+    pub(super) whole: bool,
 }
 
 /// The driver's end.
@@ -81,6 +83,16 @@ pub(super) fn start(
     Ok(ExecutorHandle { jobs, done })
 }
 
+/// A batch without its last outcome.
+struct Open {
+    /// Parts without an outcome.
+    parts: usize,
+    /// Device time so far.
+    spent: Duration,
+    /// Nothing has failed yet.
+    whole: bool,
+}
+
 struct Executor {
     backends: Backends,
     in_flight_max: usize,
@@ -92,8 +104,7 @@ struct Executor {
     submitted: VecDeque<(BatchJob, Ticket)>,
     /// Halves of failed batches, before anything new.
     retries: VecDeque<BatchJob>,
-    /// Per batch: parts without an outcome, and device time so far.
-    open: HashMap<BatchId, (usize, Duration)>,
+    open: HashMap<BatchId, Open>,
     /// When the device last became free: a batch's time does not count the wait behind another.
     free_since: Time,
 }
@@ -122,7 +133,7 @@ impl Executor {
             return Some(job);
         }
         let job = if self.submitted.is_empty() { self.inbox.recv().ok()? } else { self.inbox.try_recv().ok()? };
-        self.open.insert(job.batch, (1, Duration::ZERO));
+        self.open.insert(job.batch, Open { parts: 1, spent: Duration::ZERO, whole: true });
         Some(job)
     }
 
@@ -165,15 +176,17 @@ impl Executor {
             }
         });
         let (batch, mut parts) = (job.batch, 0);
+        let failed = result.is_err();
         match result {
             Ok(output) => self.deliver(job, output, spent),
             Err(error) => parts = self.fail(job, &error),
         }
-        let Some((open, total)) = self.open.get_mut(&batch) else { return };
-        *open = *open + parts - 1;
-        *total += spent;
-        if *open == 0 {
-            let done = BatchDone { batch, measured: *total };
+        let Some(open) = self.open.get_mut(&batch) else { return };
+        open.parts = open.parts + parts - 1;
+        open.spent += spent;
+        open.whole &= !failed;
+        if open.parts == 0 {
+            let done = BatchDone { batch, measured: open.spent, whole: open.whole };
             self.open.remove(&batch);
             // The driver drains this before anything else; were it gone, nobody would want to know.
             let _ = self.outbox.blocking_send(done);

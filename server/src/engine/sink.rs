@@ -107,8 +107,9 @@ impl Sink {
         self.lock().remaining == 0
     }
 
-    pub(super) fn has_failed(&self) -> bool {
-        self.lock().failure.is_some()
+    /// Why nothing more comes, if so.
+    pub(super) fn failure(&self) -> Option<EngineError> {
+        self.lock().failure
     }
 
     pub(super) async fn next(&self) -> Result<Progress, EngineError> {

@@ -135,8 +135,8 @@ impl Many {
         let call = Call::nested(RPC, self.deadline, timeout.or_else(rest_of_call), self.tenant, &app);
         self.ids.insert(request_id.clone());
         self.answers.spawn(async move {
-            let (arrival, deadline) = (call.arrival, call.deadline);
-            let result = call.run(app.rerank_whole(request, arrival, deadline)).await;
+            let caller = call.caller;
+            let result = call.run(app.rerank_whole(request, caller)).await;
             (request_id, result.map(Outcome::Response))
         });
         None

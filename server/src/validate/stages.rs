@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use sluice_core::{ModelIndex, batch::TokenMatrix};
+use sluice_core::{ModelIndex, Priority, batch::TokenMatrix};
 use sluice_proto::rerank::v1 as wire;
 use sluice_service::status::Refusal;
 
 use super::{Faults, find};
 use crate::{
-    job::{Budget, CachePolicy, Content, Document, Method, Priority, Query, ScoreKind, StageJob},
+    job::{Budget, CachePolicy, Content, Document, Method, Query, ScoreKind, StageJob},
     models::{Model, Models},
 };
 
