@@ -297,13 +297,11 @@ impl Admission {
     }
 
     fn take_room(&mut self, now: Time, tenant: TenantId, work: Work) -> Result<(), Rejected> {
+        self.room.try_admit(now, work)?;
         let limits = self.tenant_limits;
-        self.tenant_rooms.entry(tenant).or_insert_with(|| Room::new(limits)).try_admit(now, work)?;
-        let answer = self.room.try_admit(now, work);
-        if answer.is_err()
-            && let Some(room) = self.tenant_rooms.get_mut(&tenant)
-        {
-            room.undo(work);
+        let answer = self.tenant_rooms.entry(tenant).or_insert_with(|| Room::new(limits)).try_admit(now, work);
+        if answer.is_err() {
+            self.room.undo(work);
         }
         answer
     }

@@ -170,7 +170,8 @@ impl Scheduler {
         let batch = BatchId(self.batches);
         self.batches += 1;
         let predicted = coefficients.seconds(shape);
-        let confidence = self.cost.confidence(now, lane);
+        // First come, first served predicts nothing.
+        let confidence = self.fair().map_or(0.0, |_| self.cost.confidence(now, lane));
         self.in_flight.insert(batch, InFlight { lane, shape, dispatched: now, predicted, confidence });
         Plan { batch, lane, units, tokens, shape, predicted: duration(predicted) }
     }
