@@ -328,9 +328,14 @@ impl Admission {
                 queue.seconds = (queue.seconds + seconds).max(0.0);
                 queue.requests = if sign < 0.0 { queue.requests - 1 } else { queue.requests + 1 };
             }
-            None if sign > 0.0 => {
-                self.pending.push(QueueAhead { class: *class, tenant: *tenant, requests: 1, seconds })
-            }
+            None if sign > 0.0 => self.pending.push(QueueAhead {
+                class: *class,
+                tenant: *tenant,
+                requests: 1,
+                seconds,
+                lead: 0.0,
+                head: 0.0,
+            }),
             None => {}
         }
     }

@@ -441,6 +441,3 @@ impl From<workload::Class> for Priority {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

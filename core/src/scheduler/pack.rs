@@ -1,11 +1,7 @@
 //! One batch, filled in the order of the policy.
 
 use super::{BatchId, BatchShape, InFlight, Plan, RequestId, Scheduler, Time, UnitId, duration};
-use crate::{
-    Lane,
-    cost::Coefficients,
-    scheduler::policy::{BatchBudget, FairPolicy},
-};
+use crate::{Lane, cost::Coefficients, scheduler::policy::BatchBudget};
 
 /// A request's turn ends after this part of a batch's duration, so that the shares are kept inside batches too.
 const TURNS_PER_BATCH: f64 = 8.0;
@@ -135,10 +131,8 @@ impl Scheduler {
         self.order.backlog_mut(place).subtract(draft.lane, shape);
         self.queued_units -= packed;
         self.queued_tokens -= tokens;
-        let weights = self
-            .fair()
-            .map_or((1.0, 1.0), |fair: &FairPolicy| (fair.class_weight(place.class), fair.tenant_weight(place.tenant)));
-        self.order.charge(place, seconds, weights);
+        let class_weight = self.fair().map_or(1.0, |fair| fair.class_weight(place.class));
+        self.order.charge(place, seconds, class_weight);
         if self.waiting[&id].units.is_empty() {
             self.cancel(id);
         }
@@ -149,7 +143,7 @@ impl Scheduler {
     fn set_aside(&mut self, id: RequestId) {
         let Some(waiting) = self.waiting.get_mut(&id) else { return };
         if let Some(standing) = waiting.standing.take() {
-            self.order.withdraw(waiting.place, id, standing);
+            self.order.withdraw(waiting.place, standing);
             self.by_latest_start.remove(&(waiting.latest_start, waiting.arrival, id));
         }
     }
@@ -158,7 +152,7 @@ impl Scheduler {
     fn mark_late(&mut self, id: RequestId) {
         let Some(waiting) = self.waiting.get_mut(&id) else { return };
         if let Some(standing) = waiting.standing {
-            self.order.withdraw(waiting.place, id, standing);
+            self.order.withdraw(waiting.place, standing);
             self.by_latest_start.remove(&(waiting.latest_start, waiting.arrival, id));
             waiting.latest_start = Time::ZERO;
             self.by_latest_start.insert((Time::ZERO, waiting.arrival, id));
