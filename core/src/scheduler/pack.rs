@@ -3,8 +3,8 @@
 use super::{BatchId, BatchShape, InFlight, Plan, RequestId, Scheduler, Time, UnitId, duration};
 use crate::{Lane, cost::Coefficients, scheduler::policy::BatchBudget};
 
-/// A request's turn ends after this part of a batch's duration, so that the shares are kept inside batches too.
-const TURNS_PER_BATCH: f64 = 8.0;
+/// A request's turn ends after this part of a batch's duration, so that classes share batches too.
+const TURNS_PER_BATCH: f64 = 2.0;
 
 /// A batch while it is filled.
 struct Draft {
