@@ -4,7 +4,9 @@ use super::{BatchId, BatchShape, InFlight, Plan, RequestId, Scheduler, Time, Uni
 use crate::{Lane, cost::Coefficients, scheduler::policy::BatchBudget};
 
 /// A request's turn ends after this part of a batch's duration, so that classes share batches too.
-const TURNS_PER_BATCH: f64 = 2.0;
+const TURNS_PER_BATCH: f64 = 8.0;
+/// A batch with less than this part of its duration left is not searched for a unit that is small enough.
+const ROOM_WORTH_FILLING: f64 = 0.2;
 
 /// A batch while it is filled.
 struct Draft {
@@ -40,8 +42,11 @@ impl Draft {
         seconds <= self.seconds_max && self.start + duration(seconds) <= self.deadline.min(deadline)
     }
 
+    /// Whether there is no use in looking for more.
     fn is_full(&self) -> bool {
-        self.tokens == self.budget.tokens || self.units.len() == self.budget.sequences as usize
+        let full = self.tokens == self.budget.tokens || self.units.len() == self.budget.sequences as usize;
+        let left = self.seconds_max - self.coefficients.seconds(self.shape);
+        full || !self.units.is_empty() && left < ROOM_WORTH_FILLING * self.seconds_max
     }
 
     /// Adds a unit and returns the seconds that it adds.
@@ -78,7 +83,10 @@ impl Scheduler {
             }
         }
         for id in aside {
-            self.rank(now, id);
+            let waiting = &self.waiting[&id];
+            if let Some(standing) = waiting.standing {
+                self.order.offer(waiting.place, id, standing);
+            }
         }
         draft.map(|draft| self.launch(now, draft))
     }
@@ -139,12 +147,11 @@ impl Scheduler {
         packed
     }
 
-    /// Takes a request out of the order until it is ranked again.
+    /// Takes a request out of the order until the batch is full.
     fn set_aside(&mut self, id: RequestId) {
-        let Some(waiting) = self.waiting.get_mut(&id) else { return };
-        if let Some(standing) = waiting.standing.take() {
+        let waiting = &self.waiting[&id];
+        if let Some(standing) = waiting.standing {
             self.order.withdraw(waiting.place, standing);
-            self.by_latest_start.remove(&(waiting.latest_start, waiting.arrival, id));
         }
     }
 
