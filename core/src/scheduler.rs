@@ -389,8 +389,9 @@ impl Scheduler {
             return Standing { finish: Virtual(arrival as f64), remaining: 0.0, urgent_at: Time::MAX, arrival };
         };
         let remaining = waiting.remaining.seconds(&self.cost, |fixed| fair.batch_seconds(fixed));
-        // Until then a batch that is chosen at the last moment may still be delayed by one in flight.
-        let reserve = duration(remaining).saturating_add(fair.batch_duration_max * 2);
+        // Its whole work, served or not: one that became less urgent by being served would take turns with the next,
+        // and both be late. Besides, a batch chosen at the last moment may be delayed by one in flight.
+        let reserve = duration(waiting.served + remaining).saturating_add(fair.batch_duration_max * 2);
         let must_begin = if waiting.deadline == Time::MAX { Time::MAX } else { waiting.deadline - reserve };
         let aged = waiting.arrived + fair.ageing_max[waiting.place.class.index()];
         let finish = Virtual(waiting.origin.0 + waiting.served + remaining);

@@ -1,12 +1,14 @@
 //! One batch, filled in the order of the policy.
 
-use super::{BatchId, BatchShape, InFlight, Plan, RequestId, Scheduler, Time, UnitId, duration};
+use super::{BatchId, BatchShape, InFlight, Plan, RequestId, Scheduler, Time, UnitId, Waiting, Worth, duration};
 use crate::{Lane, cost::Coefficients, scheduler::policy::BatchBudget};
 
 /// A request's turn ends after this part of a batch's duration, so that classes share batches too.
 const TURNS_PER_BATCH: f64 = 8.0;
 /// A batch with less than this part of its duration left is not searched for a unit that is small enough.
 const ROOM_WORTH_FILLING: f64 = 0.2;
+/// Time to spare, as a part of its work, with which a request is begun while others have more.
+const RESERVE: f64 = 0.1;
 
 /// A batch while it is filled.
 struct Draft {
@@ -65,12 +67,21 @@ impl Scheduler {
         let mut draft = None;
         // What was looked at and gave nothing; set aside so that the next in order is seen.
         let mut aside = Vec::new();
+        // Of those, the first that is in time only if predictions err. Under overload such requests are always at hand,
+        // and a device that works on them is late for all.
+        let mut doubtful = None;
         while aside.len() <= self.config.look_ahead_requests_max
             && draft.as_ref().is_none_or(|draft: &Draft| !draft.is_full())
         {
             let Some(id) = self.order.first(now) else { break };
             if self.is_late(now, &self.waiting[&id]) {
                 self.mark_late(id);
+                continue;
+            }
+            if self.is_doubtful(now, &self.waiting[&id]) {
+                self.set_aside(id);
+                aside.push(id);
+                doubtful.get_or_insert(id);
                 continue;
             }
             let draft = draft.get_or_insert_with(|| self.draft(now, id));
@@ -82,6 +93,15 @@ impl Scheduler {
                 self.rank(now, id);
             }
         }
+        if draft.is_none()
+            && let Some(id) = doubtful
+        {
+            let mut last = self.draft(now, id);
+            while self.waiting.contains_key(&id) && self.take_turn(&mut last, id) > 0 {}
+            self.rank(now, id);
+            aside.retain(|other| *other != id);
+            draft = Some(last);
+        }
         for id in aside {
             let waiting = &self.waiting[&id];
             if let Some(standing) = waiting.standing {
@@ -89,6 +109,19 @@ impl Scheduler {
             }
         }
         draft.map(|draft| self.launch(now, draft))
+    }
+
+    /// Whether a request would be late by the full prediction. One that has not begun needs a reserve.
+    fn is_doubtful(&self, now: Time, waiting: &Waiting) -> bool {
+        let Some(standing) = waiting.standing.filter(|_| self.fair().is_some() && waiting.deadline != Time::MAX) else {
+            return false;
+        };
+        let needed = match (waiting.worth, waiting.units.front()) {
+            (Worth::Parts, Some(unit)) => self.cost.coefficients(unit.lane).seconds(BatchShape::of(unit.tokens)),
+            _ => standing.remaining,
+        };
+        let reserve = if waiting.served > 0.0 { 0.0 } else { RESERVE * needed };
+        self.device_free(now, |_| 1.0) + duration(needed + reserve) > waiting.deadline
     }
 
     /// An empty batch of the lane of a request's first unit.
