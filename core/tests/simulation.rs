@@ -399,7 +399,7 @@ impl Simulation {
     /// Counting everything is most of the time of a step, so it is not done in all.
     fn check(&mut self) {
         self.steps += 1;
-        if self.steps % CHECKED_STEPS != 0 && !self.events.is_empty() {
+        if !self.steps.is_multiple_of(CHECKED_STEPS) && !self.events.is_empty() {
             return;
         }
         self.model.assert_counts(&self.scheduler);

@@ -174,7 +174,7 @@ pub(crate) fn on_grid(time: Time, grid: Duration) -> Time {
 }
 
 fn request(rng: &mut StdRng, habits: &Habits, id: RequestId, arrival: Time) -> Request {
-    let hostile = habits.kind == Kind::HostileTenant && id.0 % 2 == 0;
+    let hostile = habits.kind == Kind::HostileTenant && id.0.is_multiple_of(2);
     let tight = habits.kind == Kind::TightDeadlines;
     let deadline = if tight {
         arrival + Duration::from_micros(rng.random_range(100..200_000))
