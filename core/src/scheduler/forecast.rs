@@ -23,6 +23,8 @@ pub struct Ask {
     pub tenant: TenantId,
     /// Its units, summed by lane.
     pub work: Vec<(Lane, BatchShape)>,
+    /// As much of it as is asked for, in device time; `None`: all.
+    pub service_max: Option<Duration>,
 }
 
 /// What would become of it.
@@ -116,13 +118,15 @@ impl Forecast {
 
     /// The same with work that the scheduler has not seen yet.
     pub(crate) fn predict_beside(&self, now: Time, ask: &Ask, pending: &[QueueAhead]) -> Prediction {
-        let (mut service, mut sure) = (0.0, 0.0);
+        let (mut service, mut sure) = (0.0_f64, 0.0_f64);
         for &(lane, shape) in ask.work.iter().filter(|(_, shape)| !shape.is_empty()) {
             let (coefficients, confidence) = self.lanes.get(&lane).copied().unwrap_or((self.prior, 0.0));
             let seconds = self.seconds(&coefficients, shape);
             service += seconds;
             sure += coefficients.seconds(shape).min(seconds) * confidence;
         }
+        let most = ask.service_max.map_or(f64::INFINITY, |max| max.as_secs_f64());
+        let (service, sure) = (service.min(most), sure.min(most));
         let busy = self.device_busy.saturating_sub(now.since(self.as_of));
         let shared = self.shared(ask, service, pending);
         Prediction {

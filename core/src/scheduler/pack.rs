@@ -97,7 +97,8 @@ impl Scheduler {
             && let Some(id) = doubtful
         {
             let mut last = self.draft(now, id);
-            while self.waiting.contains_key(&id) && self.take_turn(&mut last, id) > 0 {}
+            let whole = self.waiting[&id].worth == Worth::Whole;
+            while self.take_turn(&mut last, id) > 0 && whole && self.waiting.contains_key(&id) {}
             self.rank(now, id);
             aside.retain(|other| *other != id);
             draft = Some(last);

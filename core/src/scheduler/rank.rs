@@ -32,10 +32,20 @@ impl Scheduler {
             return Standing { finish: Virtual(arrival as f64), remaining: 0.0, urgent_at: Time::MAX, arrival };
         };
         let remaining = waiting.remaining.seconds(&self.cost, |fixed| fair.batch_seconds(fixed));
-        // Its whole work, served or not: one that became less urgent by being served would take turns with the next,
-        // and both be late. Besides, a batch chosen at the last moment may be delayed by one in flight.
-        let reserve = duration(waiting.served + remaining).saturating_add(fair.batch_duration_max * 2);
-        let must_begin = if waiting.deadline == Time::MAX { Time::MAX } else { waiting.deadline - reserve };
+        let (remaining, must_begin) = match waiting.worth {
+            _ if waiting.deadline == Time::MAX => (remaining, Time::MAX),
+            // Its whole work, served or not: one that became less urgent by being served would take turns with the
+            // next, and both be late. Besides, a batch chosen at the last moment may be delayed by one in flight.
+            Worth::Whole => {
+                let reserve = duration(waiting.served + remaining).saturating_add(fair.batch_duration_max * 2);
+                (remaining, waiting.deadline - reserve)
+            }
+            // Its deadline bounds its work. It is in time with whatever it has got.
+            Worth::Parts => {
+                let most = waiting.deadline.since(waiting.arrived).as_secs_f64() - waiting.served;
+                (remaining.min(most.max(0.0)), Time::MAX)
+            }
+        };
         let aged = waiting.arrived + fair.ageing_max[waiting.place.class.index()];
         let finish = Virtual(waiting.origin.0 + waiting.served + remaining);
         Standing { finish, remaining, urgent_at: must_begin.min(aged), arrival }
