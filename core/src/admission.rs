@@ -154,6 +154,9 @@ impl Refused {
     }
 }
 
+/// A request that is of use in parts is let in if it will have this part of the time that it has left: a tenth.
+const PARTS: u32 = 10;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Admission {
@@ -251,7 +254,11 @@ impl Admission {
         if let Some(room) = self.tenant_rooms.get_mut(&admitted.tenant) {
             room.release(now, admitted.work);
         }
-        self.concurrency[admitted.class.index()].observe(now, now.since(admitted.at), &admitted.prediction, outcome);
+        // One that is of use in parts takes what time it has, whatever was predicted.
+        if admitted.worth == Worth::Whole {
+            let took = now.since(admitted.at);
+            self.concurrency[admitted.class.index()].observe(now, took, &admitted.prediction, outcome);
+        }
     }
 
     /// What is inside now.
@@ -274,19 +281,20 @@ impl Admission {
 
     fn in_time(&self, now: Time, arrival: &Arrival<'_>, forecast: &Forecast) -> Result<Prediction, Refused> {
         let Arrival { class, tenant, deadline, worth, units, .. } = *arrival;
-        let ask = Ask { class, tenant, work: units.to_vec() };
-        let prediction = forecast.predict_beside(now, &ask, &self.pending);
         let left = deadline.since(now);
+        let service_max = match worth {
+            Worth::Whole => None,
+            Worth::Parts => Some(left / PARTS),
+        };
+        let ask = Ask { class, tenant, work: units.to_vec(), service_max };
+        let prediction = forecast.predict_beside(now, &ask, &self.pending);
         let service = prediction.service;
         if left.is_zero() || worth == Worth::Whole && prediction.service_sure >= left {
             return Err(Refused::Unreachable { service });
         }
         let concurrency = &self.concurrency[class.index()];
         let wait = concurrency.stretched(prediction.wait());
-        let needed = match worth {
-            Worth::Whole => wait.saturating_add(service),
-            Worth::Parts => wait,
-        };
+        let needed = wait.saturating_add(service);
         // Nothing ahead: whatever was predicted, no queue is the reason to refuse.
         let excess = needed.saturating_sub(left).max(wait.saturating_sub(concurrency.wait_max())).min(wait);
         if excess.is_zero() {
@@ -297,13 +305,11 @@ impl Admission {
     }
 
     fn take_room(&mut self, now: Time, tenant: TenantId, work: Work) -> Result<(), Rejected> {
+        self.room.try_admit(now, work)?;
         let limits = self.tenant_limits;
-        self.tenant_rooms.entry(tenant).or_insert_with(|| Room::new(limits)).try_admit(now, work)?;
-        let answer = self.room.try_admit(now, work);
-        if answer.is_err()
-            && let Some(room) = self.tenant_rooms.get_mut(&tenant)
-        {
-            room.undo(work);
+        let answer = self.tenant_rooms.entry(tenant).or_insert_with(|| Room::new(limits)).try_admit(now, work);
+        if answer.is_err() {
+            self.room.undo(work);
         }
         answer
     }
@@ -330,9 +336,14 @@ impl Admission {
                 queue.seconds = (queue.seconds + seconds).max(0.0);
                 queue.requests = if sign < 0.0 { queue.requests - 1 } else { queue.requests + 1 };
             }
-            None if sign > 0.0 => {
-                self.pending.push(QueueAhead { class: *class, tenant: *tenant, requests: 1, seconds })
-            }
+            None if sign > 0.0 => self.pending.push(QueueAhead {
+                class: *class,
+                tenant: *tenant,
+                requests: 1,
+                seconds,
+                lead: 0.0,
+                head: 0.0,
+            }),
             None => {}
         }
     }
