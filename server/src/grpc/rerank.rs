@@ -182,14 +182,14 @@ impl App {
     async fn start_rerank(&self, request: RerankRequest, arrival: Instant, deadline: Instant) -> Result<Run, Refusal> {
         let warm = self.warm()?;
         let job = Arc::new(validate::rerank(request, &warm.models, &self.0.limits)?);
-        let model = warm.models.get(job.model);
+        let model = warm.models.get(job.stages[0].model);
         let permit = self.admit(job.documents.len(), job.bytes())?;
         let subjects = self.subjects(&job, |job| &job.documents, model.digest).await?;
         let prepared = self.0.preparer.rerank(&job, subjects, &model.text, model.tokens_max()).await?;
         let (permit, admitted) = self.admit_tokens(permit, prepared.computed_tokens(), deadline)?;
         let facts = Facts::new(&prepared, model, arrival);
         let Prepared { sequences, documents, .. } = prepared;
-        let lane = Lane { model: job.model, operation: job.method.operation() };
+        let lane = Lane { model: job.stages[0].model, operation: job.stages[0].method.operation() };
         let scoring = Scoring::new(&job, &documents);
         let submission = Submission { lane, sequences, deadline: self.time(deadline), permit };
         let answer = warm.engine.submit(submission).await.map_err(refusal)?;
@@ -301,7 +301,7 @@ impl Run {
             }),
             model: self.facts.model.clone(),
             model_digest: self.facts.model_digest.clone(),
-            method: wire_method(self.job.method).into(),
+            method: wire_method(self.job.stages[0].method).into(),
         }
     }
 
