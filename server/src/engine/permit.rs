@@ -65,6 +65,30 @@ impl Permit {
     }
 }
 
+impl Permit {
+    /// A part of it as a permit of its own; as much of the part as there is.
+    #[must_use]
+    pub fn split(&mut self, part: Work) -> Self {
+        let part = Work {
+            documents: part.documents.min(self.work.documents),
+            tokens: part.tokens.min(self.work.tokens),
+            bytes: part.bytes.min(self.work.bytes),
+        };
+        self.work.documents -= part.documents;
+        self.work.tokens -= part.tokens;
+        self.work.bytes -= part.bytes;
+        Self { work: part, permits: self.permits.clone() }
+    }
+
+    /// Takes over the room of another.
+    pub fn merge(&mut self, mut other: Self) {
+        let Work { documents, tokens, bytes } = std::mem::take(&mut other.work);
+        self.work.documents += documents;
+        self.work.tokens += tokens;
+        self.work.bytes += bytes;
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         let now = self.permits.clock.now();
@@ -130,6 +154,22 @@ mod tests {
         fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
             Histogram::noop()
         }
+    }
+
+    #[test]
+    fn what_is_split_and_merged_is_given_back_once() {
+        let work = |documents, tokens, bytes| Work { documents, tokens, bytes };
+        let permits = Permits::new(work(10, 10, 10), Clock::start());
+        let mut permit = permits.try_admit(work(5, 6, 7)).unwrap();
+        let mut part = permit.split(work(2, 3, 100));
+        assert_eq!((permit.work, part.work), (work(3, 3, 0), work(2, 3, 7)));
+        let whole = part.split(work(1, 0, 0));
+        part.merge(permit);
+        assert_eq!((part.work, permits.held()), (work(4, 6, 7), work(5, 6, 7)));
+        drop(part);
+        assert_eq!(permits.held(), work(1, 0, 0));
+        drop(whole);
+        assert_eq!(permits.held(), Work::default());
     }
 
     /// Two requests leave at once, and the thread of the first is held up before it can say so.
