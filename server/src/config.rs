@@ -17,6 +17,9 @@ use crate::job::StoredAs;
 /// Name under which the pinned default model is served where none is configured.
 pub const DEFAULT_MODEL_NAME: &str = "all-MiniLM-L6-v2";
 
+/// A smaller cache would forget before anybody asks again.
+const SCORE_CACHE_BYTES_MIN: u64 = 1 << 20;
+
 /// The whole configuration, resolved: `--print-config` shows one of these.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -52,6 +55,8 @@ pub struct ServerConfig {
     pub scheduler: SchedulerConfig,
     /// Token vectors of documents, kept on this machine.
     pub token_store: TokenStoreConfig,
+    /// Scores that were computed before.
+    pub score_cache: ScoreCacheConfig,
     /// Stopping.
     pub drain: DrainConfig,
     /// Logging.
@@ -200,6 +205,22 @@ impl Default for TokenStoreConfig {
     }
 }
 
+/// The score cache.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScoreCacheConfig {
+    /// Bytes that kept scores take, 80 each; 0 = none are kept, else at least 1 MiB.
+    #[serde(with = "config::bytes")]
+    pub bytes_max: u64,
+}
+
+impl Default for ScoreCacheConfig {
+    fn default() -> Self {
+        // The scores of 800,000 pairs: hours of a CPU's work, and less memory than the smallest model's weights.
+        Self { bytes_max: 64 << 20 }
+    }
+}
+
 /// Logging, to standard error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -228,6 +249,7 @@ impl Default for ServerConfig {
             admission: AdmissionConfig::default(),
             scheduler: SchedulerConfig::default(),
             token_store: TokenStoreConfig::default(),
+            score_cache: ScoreCacheConfig::default(),
             drain: DrainConfig::default(),
             log: LogConfig::default(),
         }
@@ -295,6 +317,11 @@ impl ServerConfig {
         require(self.admission.documents_max > 0, "admission.documents_max", "must be at least 1");
         require(self.admission.tokens_max > 0, "admission.tokens_max", "must be at least 1");
         require(self.admission.bytes_max > 0, "admission.bytes_max", "must be at least 1");
+        require(
+            self.score_cache.bytes_max == 0 || self.score_cache.bytes_max >= SCORE_CACHE_BYTES_MIN,
+            "score_cache.bytes_max",
+            "must be 0 or at least 1 MiB",
+        );
         for (index, model) in self.model.iter().enumerate() {
             let key = |field: &str| format!("model[{index}].{field}");
             let length = model.name.len();

@@ -29,6 +29,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     ServerConfig,
+    cached::CachedEngine,
     config::{Device, ModelConfig},
     engine::{
         Backends, Clock, Engine, EngineConfig, EngineError, Progress as EngineProgress, Submission, permit::Permits,
@@ -287,7 +288,9 @@ async fn load(config: &ServerConfig, machine: &Machine, clock: Clock) -> Result<
             .await
             .map_err(|source| ServerError::WarmUp { name: model.name.clone(), source })?;
     }
-    Ok(Warm { models, engine, store: store.map(Store::following) })
+    let profiles = models.iter().map(|(_, model)| (model.digest, model.info.backend));
+    let cached = CachedEngine::new(engine.clone(), profiles, config.score_cache.bytes_max);
+    Ok(Warm { models, engine, cached, store: store.map(Store::following) })
 }
 
 /// What compares token vectors: a CUDA device where there is a usable one, else the processor.

@@ -7,7 +7,7 @@ use sluice_server::{
     ServerConfig,
     config::{
         AdmissionConfig, CpuBackend, Device, Limits, LogConfig, ModelConfig, Precision, SchedulerConfig,
-        TokenStoreConfig,
+        ScoreCacheConfig, TokenStoreConfig,
     },
 };
 use sluice_service::{
@@ -57,6 +57,7 @@ fn everything_set() -> ServerConfig {
         admission: AdmissionConfig::default(),
         scheduler: SchedulerConfig::default(),
         token_store: TokenStoreConfig { dir: Some(PathBuf::from("tokens")), ..TokenStoreConfig::default() },
+        score_cache: ScoreCacheConfig::default(),
         drain: DrainConfig::default(),
         log: LogConfig::default(),
     }

@@ -23,7 +23,8 @@ use super::{
     refusal, rerank_many,
 };
 use crate::{
-    engine::{Answer, Progress, Submission},
+    cached::{Answer, Terms, Tokens},
+    engine::Progress,
     job::{Content, Document, Method, RerankJob},
     metrics,
     models::Model,
@@ -186,13 +187,14 @@ impl App {
         let permit = self.admit(job.documents.len(), job.bytes())?;
         let subjects = self.subjects(&job, |job| &job.documents, model.digest).await?;
         let prepared = self.0.preparer.rerank(&job, subjects, &model.text, model.tokens_max()).await?;
-        let (permit, admitted) = self.admit_tokens(permit, prepared.computed_tokens(), deadline)?;
         let facts = Facts::new(&prepared, model, arrival);
         let Prepared { sequences, documents, .. } = prepared;
         let lane = Lane { model: job.stages[0].model, operation: job.stages[0].method.operation() };
         let scoring = Scoring::new(&job, &documents);
-        let submission = Submission { lane, sequences, deadline: self.time(deadline), permit };
-        let answer = warm.engine.submit(submission).await.map_err(refusal)?;
+        let looked_up = warm.cached.look_up(lane, sequences, job.cache).await;
+        let (permit, admitted) = self.admit_tokens(permit, looked_up.tokens_left(), deadline)?;
+        let terms = Terms { deadline: self.time(deadline), priority: job.priority, permit };
+        let answer = looked_up.submit(terms).await.map_err(refusal)?;
         Ok(Run { job, documents, scoring, answer, facts, admitted })
     }
 }
@@ -292,7 +294,7 @@ impl Run {
             results: ranking.into_iter().map(|place| self.result(place)).collect(),
             partial,
             partial_reasons: partial.then(|| PartialReason::StoredDocumentUnavailable.into()).into_iter().collect(),
-            usage: Some(self.facts.usage),
+            usage: Some(self.usage()),
             timing: Some(Timing {
                 queue: duration(queue),
                 tokenize: duration(self.facts.tokenize),
@@ -303,6 +305,11 @@ impl Run {
             model_digest: self.facts.model_digest.clone(),
             method: wire_method(self.job.stages[0].method).into(),
         }
+    }
+
+    fn usage(&self) -> Usage {
+        let Tokens { computed, cached } = self.answer.tokens();
+        Usage { computed_tokens: computed, cached_tokens: cached, ..self.facts.usage }
     }
 
     fn result(&self, place: Ranked) -> RerankResult {
@@ -338,8 +345,8 @@ impl Facts {
         let usage = Usage {
             query_tokens: prepared.query_tokens,
             document_tokens: prepared.document_tokens(),
-            computed_tokens: prepared.computed_tokens(),
-            cached_tokens: 0,
+            // Known at the end.
+            ..Usage::default()
         };
         let (model, model_digest) = (model.name.clone(), model.info.digest.clone());
         Self { arrival, tokenize: prepared.tokenize, usage, model, model_digest }
