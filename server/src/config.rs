@@ -23,6 +23,9 @@ pub use tenants::TenantConfig;
 /// Name under which the pinned default model is served where none is configured.
 pub const DEFAULT_MODEL_NAME: &str = "all-MiniLM-L6-v2";
 
+/// A smaller cache would forget before anybody asks again.
+const SCORE_CACHE_BYTES_MIN: u64 = 1 << 20;
+
 /// The whole configuration, resolved: `--print-config` shows one of these.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -60,6 +63,8 @@ pub struct ServerConfig {
     pub scheduler: SchedulerConfig,
     /// Token vectors of documents, kept on this machine.
     pub token_store: TokenStoreConfig,
+    /// Scores that were computed before.
+    pub score_cache: ScoreCacheConfig,
     /// Stopping.
     pub drain: DrainConfig,
     /// Logging.
@@ -202,6 +207,22 @@ impl Default for TokenStoreConfig {
     }
 }
 
+/// The score cache.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScoreCacheConfig {
+    /// Bytes that kept scores take, 80 each; 0 = none are kept, else at least 1 MiB.
+    #[serde(with = "config::bytes")]
+    pub bytes_max: u64,
+}
+
+impl Default for ScoreCacheConfig {
+    fn default() -> Self {
+        // The scores of 800,000 pairs: hours of a CPU's work, and less memory than the smallest model's weights.
+        Self { bytes_max: 64 << 20 }
+    }
+}
+
 /// Logging, to standard error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -231,6 +252,7 @@ impl Default for ServerConfig {
             admission: AdmissionConfig::default(),
             scheduler: SchedulerConfig::default(),
             token_store: TokenStoreConfig::default(),
+            score_cache: ScoreCacheConfig::default(),
             drain: DrainConfig::default(),
             log: LogConfig::default(),
         }
@@ -300,6 +322,11 @@ impl ServerConfig {
         require(self.admission.bytes_max > 0, "admission.bytes_max", "must be at least 1");
         let percent = self.admission.tenant_percent_max;
         require((1..=100).contains(&percent), "admission.tenant_percent_max", "must be 1 to 100");
+        require(
+            self.score_cache.bytes_max == 0 || self.score_cache.bytes_max >= SCORE_CACHE_BYTES_MIN,
+            "score_cache.bytes_max",
+            "must be 0 or at least 1 MiB",
+        );
         for (index, model) in self.model.iter().enumerate() {
             let key = |field: &str| format!("model[{index}].{field}");
             let length = model.name.len();

@@ -102,7 +102,7 @@ pub struct Submission {
 impl Submission {
     /// The work of such a submission, by lane.
     #[must_use]
-    pub fn work(lane: Lane, sequences: &[Sequence]) -> Vec<(Lane, BatchShape)> {
+    pub fn work<'a>(lane: Lane, sequences: impl IntoIterator<Item = &'a Sequence>) -> Vec<(Lane, BatchShape)> {
         let mut work: Vec<(Lane, BatchShape)> = Vec::new();
         for sequence in sequences {
             let (lane, shape) = (lane_of(lane, sequence), BatchShape::of(sequence.cost()));

@@ -15,6 +15,7 @@ use std::time::Duration;
 use sluice_service::{drain::Drain, status::Refusal};
 
 use crate::{
+    cached::CachedEngine,
     config::Limits,
     engine::{Engine, EngineError, permit::Permits},
     models::Models,
@@ -44,6 +45,8 @@ pub struct Warm {
     pub models: Models,
     /// Running.
     pub engine: Engine,
+    /// The same for documents' scores, which are kept.
+    pub cached: CachedEngine,
     /// Token vectors of documents, if they are kept.
     pub store: Option<Store>,
 }

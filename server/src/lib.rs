@@ -2,9 +2,10 @@
 //!
 //! One request's way through: [`grpc`] decodes → [`validate`] parses once → [`engine::permit`] admits →
 //! [`subject`] finds what is stored →
-//! [`prepare`] tokenizes and cuts → [`engine`] batches and computes → [`scoring`] puts scores together →
+//! [`prepare`] tokenizes and cuts → [`cached`] leaves out what is known → [`engine`] batches and computes → [`scoring`] puts scores together →
 //! [`grpc`] answers. Cancellation and permits go back against the stream, both by drop.
 
+pub mod cached;
 pub mod config;
 pub mod cost_file;
 pub mod engine;

@@ -70,6 +70,17 @@ pub fn describe() {
     describe_counter!("sluice_device_cache_total", "Stored documents on the device, by event: hit, miss, eviction");
     describe_gauge!("sluice_device_cache_documents", "Stored documents whose vectors are on the device");
     describe_gauge!("sluice_device_cache_bytes", "Bytes of the device that they take");
+    describe_counter!(
+        "sluice_score_cache_hits_total",
+        "Scores of documents' chunks that were kept when they were asked for"
+    );
+    describe_counter!("sluice_score_cache_misses_total", "Scores that were not kept and are computed");
+    describe_counter!(
+        "sluice_score_cache_joins_total",
+        "Scores that were not kept and are taken from another request that computes them"
+    );
+    describe_counter!("sluice_score_cache_evictions_total", "Scores that made room for others");
+    describe_gauge!("sluice_score_cache_bytes", "What kept scores take, at most");
     describe_gauge!("sluice_model_info", "1 per loaded model; what it is stands in the labels");
 }
 
@@ -171,6 +182,27 @@ impl QueueMetrics {
             batch_sequences: histogram!("sluice_batch_sequences"),
             batch_fill: histogram!("sluice_batch_fill_ratio"),
             backlog: Priority::ALL.map(|class| gauge!("sluice_backlog_seconds", "class" => class.name())),
+        }
+    }
+}
+
+/// Handles of the score cache, looked up once.
+pub(crate) struct ScoreCacheMetrics {
+    pub(crate) hits: Counter,
+    pub(crate) misses: Counter,
+    pub(crate) joins: Counter,
+    pub(crate) evictions: Counter,
+    pub(crate) bytes: Gauge,
+}
+
+impl ScoreCacheMetrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            hits: counter!("sluice_score_cache_hits_total"),
+            misses: counter!("sluice_score_cache_misses_total"),
+            joins: counter!("sluice_score_cache_joins_total"),
+            evictions: counter!("sluice_score_cache_evictions_total"),
+            bytes: gauge!("sluice_score_cache_bytes"),
         }
     }
 }

@@ -6,7 +6,7 @@ use sluice_core::rank::{sigmoid, top_k};
 
 use crate::{
     engine::SlotValue,
-    job::{LongDocument, Method, RerankJob, ScoreKind},
+    job::{LongDocument, RerankJob, ScoreKind},
     prepare::DocumentUnits,
 };
 
@@ -21,16 +21,11 @@ pub struct WrongKind {
 /// Collects a request's results as they come.
 #[derive(Debug)]
 pub struct Scoring {
-    method: Method,
     long_document: LongDocument,
     score_kind: ScoreKind,
     /// Which document each unit belongs to; `None` for the query's.
     document_of_unit: Vec<Option<u32>>,
     documents: Vec<DocumentScore>,
-    /// The query's pooled vector, once it is there.
-    query: Option<Vec<f32>>,
-    /// Pooled vectors that came before the query's.
-    early: Vec<(u32, Vec<f32>)>,
     scored: usize,
 }
 
@@ -72,16 +67,7 @@ impl Scoring {
                 score: f32::NEG_INFINITY,
             })
             .collect();
-        Self {
-            method: job.stages[0].method,
-            long_document: job.long_document,
-            score_kind: job.score_kind,
-            document_of_unit,
-            documents,
-            query: None,
-            early: Vec::new(),
-            scored: 0,
-        }
+        Self { long_document: job.long_document, score_kind: job.score_kind, document_of_unit, documents, scored: 0 }
     }
 
     /// Documents that have got their score.
@@ -93,16 +79,13 @@ impl Scoring {
     /// Takes new results and returns the documents whose score became final: index and score.
     ///
     /// # Errors
-    /// [`WrongKind`] for a result that the method cannot use.
+    /// [`WrongKind`] for a result that is no score.
     pub fn absorb(&mut self, results: Vec<(u32, SlotValue)>) -> Result<Vec<(u32, f32)>, WrongKind> {
         let mut scored = Vec::new();
         for (unit, value) in results {
-            match (self.method, value) {
-                (Method::LateInteraction | Method::CrossEncoder, SlotValue::Score(score)) => {
-                    self.unit(unit, score, &mut scored);
-                }
-                (Method::Dense, SlotValue::Dense(vector)) => self.dense(unit, vector, &mut scored),
-                _ => return Err(WrongKind { unit }),
+            match value {
+                SlotValue::Score(score) => self.unit(unit, score, &mut scored),
+                SlotValue::Tokens(_) | SlotValue::Dense(_) | SlotValue::Alignment(_) => return Err(WrongKind { unit }),
             }
         }
         Ok(scored)
@@ -127,20 +110,6 @@ impl Scoring {
         let of_scored: Vec<f32> = scored.iter().map(|index| scores[*index]).collect();
         let order = top_k(&of_scored, job.top_n).into_iter().map(|place| scored[place]).chain(unscored);
         order.take(job.top_n.unwrap_or(usize::MAX)).filter(good_enough).map(place).collect()
-    }
-
-    fn dense(&mut self, unit: u32, vector: Vec<f32>, scored: &mut Vec<(u32, f32)>) {
-        if self.document_of_unit[unit as usize].is_none() {
-            self.query = Some(vector);
-            for (unit, vector) in std::mem::take(&mut self.early) {
-                self.dense(unit, vector, scored);
-            }
-        } else if let Some(query) = &self.query {
-            let cosine = query.iter().zip(&vector).map(|(q, d)| f64::from(*q) * f64::from(*d)).sum::<f64>();
-            self.unit(unit, cosine as f32, scored);
-        } else {
-            self.early.push((unit, vector));
-        }
     }
 
     fn unit(&mut self, unit: u32, score: f32, scored: &mut Vec<(u32, f32)>) {
@@ -188,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        job::{Budget, CachePolicy, Content, Document, Query, StageJob},
+        job::{Budget, CachePolicy, Content, Document, Method, Query, StageJob},
         subject::{Source, Unavailable},
     };
 
@@ -230,16 +199,6 @@ mod tests {
             let document = ranking.iter().find(|place| place.index == 0).expect("ranked");
             assert_eq!(document.best_chunk, Some((1, 10..20)));
         }
-    }
-
-    #[test]
-    fn pooled_vectors_wait_for_the_query() {
-        let (job, documents) = (job(Method::Dense, LongDocument::Cut), [units(1, 1), units(2, 1)]);
-        let mut scoring = Scoring::new(&job, &documents);
-        let vector = |unit, x: f32, y: f32| (unit, SlotValue::Dense(vec![x, y]));
-        assert_eq!(scoring.absorb(vec![vector(1, 0.6, 0.8)]), Ok(vec![]));
-        assert_eq!(scoring.absorb(vec![vector(0, 1.0, 0.0), vector(2, 0.8, 0.6)]), Ok(vec![(0, 0.6), (1, 0.8)]));
-        assert_eq!(scoring.ranking(&job, &documents).iter().map(|place| place.index).collect::<Vec<_>>(), [1, 0]);
     }
 
     #[test]

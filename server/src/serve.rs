@@ -24,6 +24,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     ServerConfig,
+    cached::CachedEngine,
     config::{Device, ModelConfig, PolicyName},
     cost_file,
     engine::{Backends, Clock, Engine, EngineConfig, EngineError, permit::Permits, tokenizer_pool::TokenizerPool},
@@ -288,7 +289,9 @@ async fn load(config: &ServerConfig, machine: &Machine, permits: Permits, clock:
     if let Some(path) = config.scheduler.cost_file.clone() {
         tokio::spawn(cost_file::keep(path, models.clone(), engine.costs()));
     }
-    Ok(Warm { models, engine, store: store.map(Store::following) })
+    let profiles = models.iter().map(|(_, model)| (model.digest, model.info.backend));
+    let cached = CachedEngine::new(engine.clone(), profiles, config.score_cache.bytes_max);
+    Ok(Warm { models, engine, cached, store: store.map(Store::following) })
 }
 
 /// What an earlier process has learnt.

@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use sluice_server::{
     ServerConfig,
     config::{
-        AdmissionConfig, CpuBackend, Device, Limits, LogConfig, ModelConfig, Precision, SchedulerConfig, TenantConfig,
-        TokenStoreConfig,
+        AdmissionConfig, CpuBackend, Device, Limits, LogConfig, ModelConfig, Precision, SchedulerConfig,
+        ScoreCacheConfig, TenantConfig, TokenStoreConfig,
     },
 };
 use sluice_service::{
@@ -58,6 +58,7 @@ fn everything_set() -> ServerConfig {
         admission: AdmissionConfig::default(),
         scheduler: SchedulerConfig { cost_file: Some(PathBuf::from("costs")), ..SchedulerConfig::default() },
         token_store: TokenStoreConfig { dir: Some(PathBuf::from("tokens")), ..TokenStoreConfig::default() },
+        score_cache: ScoreCacheConfig::default(),
         drain: DrainConfig::default(),
         log: LogConfig::default(),
     }

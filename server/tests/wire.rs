@@ -3,6 +3,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "real processes and real time")]
 
+#[path = "wire/cache.rs"]
+mod cache;
 mod common;
 #[path = "wire/encoding.rs"]
 mod encoding;

@@ -103,7 +103,7 @@ impl Permits {
     }
 
     fn permit(&self, terms: Terms, admitted: Option<Admitted>) -> Permit {
-        Permit { terms, held: Mutex::new((admitted, Outcome::Gone)), permits: self.clone() }
+        Permit(Arc::new(Holding { terms, held: Mutex::new((admitted, Outcome::Gone)), permits: self.clone() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -117,9 +117,12 @@ fn arrival(terms: Terms, work: Work, units: &[(Lane, BatchShape)]) -> Arrival<'_
     Arrival { class, tenant, deadline, worth, work, units }
 }
 
-/// What one request holds until this is dropped.
+/// What one request holds until the last clone of this is dropped.
+#[derive(Clone, Debug)]
+pub struct Permit(Arc<Holding>);
+
 #[derive(Debug)]
-pub struct Permit {
+struct Holding {
     terms: Terms,
     /// `None` if it is borrowed; and how the request ended.
     held: Mutex<(Option<Admitted>, Outcome)>,
@@ -130,7 +133,7 @@ impl Permit {
     /// What was agreed for it.
     #[must_use]
     pub fn terms(&self) -> Terms {
-        self.terms
+        self.0.terms
     }
 
     /// The same permit with room for `more`, now that its units are known; dropped, and given back, if there is none.
@@ -138,10 +141,10 @@ impl Permit {
     /// # Errors
     /// [`Refused`] says why not.
     pub fn grown(self, more: Work, units: &[(Lane, BatchShape)]) -> Result<Self, Refused> {
-        let units = if self.permits.predictive { units } else { &[] };
-        if let (Some(admitted), _) = &mut *self.held() {
-            let now = self.permits.clock.now();
-            let mut shared = self.permits.lock();
+        let units = if self.0.permits.predictive { units } else { &[] };
+        if let (Some(admitted), _) = &mut *self.0.held() {
+            let now = self.0.permits.clock.now();
+            let mut shared = self.0.permits.lock();
             let Shared { admission, forecast, .. } = &mut *shared;
             admission.grow(now, admitted, more, units, forecast)?;
             drop(shared);
@@ -152,27 +155,29 @@ impl Permit {
 
     /// The scheduler's forecast counts it from now on.
     pub(super) fn queued(&self) {
-        if let (Some(admitted), _) = &mut *self.held() {
-            self.permits.lock().admission.queued(admitted);
+        if let (Some(admitted), _) = &mut *self.0.held() {
+            self.0.permits.lock().admission.queued(admitted);
         }
     }
 
     /// Notes how the request ended; without a word, nothing is learnt from it.
     pub(super) fn note(&self, outcome: Outcome) {
-        self.held().1 = outcome;
+        self.0.held().1 = outcome;
     }
 
     /// The time now.
     pub(super) fn now(&self) -> Time {
-        self.permits.clock.now()
+        self.0.permits.clock.now()
     }
+}
 
+impl Holding {
     fn held(&self) -> MutexGuard<'_, (Option<Admitted>, Outcome)> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Permit {
+impl Drop for Holding {
     fn drop(&mut self) {
         let (admitted, outcome) = {
             let mut held = self.held();

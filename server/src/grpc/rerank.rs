@@ -23,7 +23,8 @@ use super::{
     refusal, rerank_many,
 };
 use crate::{
-    engine::{Answer, Progress, Submission, permit::Texts},
+    cached::{Answer, Tokens},
+    engine::{Progress, permit::Texts},
     job::{Content, Document, Method, RerankJob},
     metrics,
     models::Model,
@@ -184,14 +185,13 @@ impl App {
         let permit = self.admit(terms, texts, job.documents.len(), job.bytes())?;
         let subjects = self.subjects(&job, |job| &job.documents, model.digest).await?;
         let prepared = self.0.preparer.rerank(&job, subjects, &model.text, model.tokens_max()).await?;
-        let tokens = prepared.computed_tokens();
-        self.0.permits.learn(texts, tokens);
-        let (permit, admitted) = self.admit_tokens(permit, tokens, &Submission::work(lane, &prepared.sequences))?;
+        self.0.permits.learn(texts, prepared.computed_tokens());
         let facts = Facts::new(&prepared, model, caller.arrival);
         let Prepared { sequences, documents, .. } = prepared;
         let scoring = Scoring::new(&job, &documents);
-        let submission = Submission { lane, sequences, permit };
-        let answer = warm.engine.submit(submission).await.map_err(refusal)?;
+        let looked_up = warm.cached.look_up(lane, sequences, job.cache).await;
+        let (permit, admitted) = self.admit_tokens(permit, looked_up.tokens_left(), &looked_up.work_left())?;
+        let answer = looked_up.submit(permit).await.map_err(refusal)?;
         Ok(Run { job, documents, scoring, answer, facts, admitted })
     }
 }
@@ -291,7 +291,7 @@ impl Run {
             results: ranking.into_iter().map(|place| self.result(place)).collect(),
             partial,
             partial_reasons: partial.then(|| PartialReason::StoredDocumentUnavailable.into()).into_iter().collect(),
-            usage: Some(self.facts.usage),
+            usage: Some(self.usage()),
             timing: Some(Timing {
                 queue: duration(queue),
                 tokenize: duration(self.facts.tokenize),
@@ -302,6 +302,11 @@ impl Run {
             model_digest: self.facts.model_digest.clone(),
             method: wire_method(self.job.stages[0].method).into(),
         }
+    }
+
+    fn usage(&self) -> Usage {
+        let Tokens { computed, cached } = self.answer.tokens();
+        Usage { computed_tokens: computed, cached_tokens: cached, ..self.facts.usage }
     }
 
     fn result(&self, place: Ranked) -> RerankResult {
@@ -337,8 +342,8 @@ impl Facts {
         let usage = Usage {
             query_tokens: prepared.query_tokens,
             document_tokens: prepared.document_tokens(),
-            computed_tokens: prepared.computed_tokens(),
-            cached_tokens: 0,
+            // Known at the end.
+            ..Usage::default()
         };
         let (model, model_digest) = (model.name.clone(), model.info.digest.clone());
         Self { arrival, tokenize: prepared.tokenize, usage, model, model_digest }

@@ -67,6 +67,8 @@ impl TestServer {
             ..ServerConfig::default()
         };
         config.drain.grace = Duration::from_millis(50);
+        // What a test asks twice is computed twice, unless it is about that.
+        config.score_cache.bytes_max = 0;
         configure(&mut config);
         assert_eq!(config.faults(), [], "the test's own configuration");
         let server = Server::bind(config, machine()).await.expect("a port");
