@@ -7,7 +7,9 @@
 //! | module | question it answers |
 //! |---|---|
 //! | [`scheduler`] | which units go into the next batch, and when |
+//! | [`cost`] | how long a batch will take |
 //! | [`admission`] | whether a request may come in at all |
+//! | [`quota`] | whether its tenant may send it now |
 //! | [`batch`] | what a packed batch looks like |
 //! | [`backend`] | what a device must be able to do |
 //! | [`rank`] | who comes first |
@@ -17,7 +19,9 @@
 pub mod admission;
 pub mod backend;
 pub mod batch;
+pub mod cost;
 pub mod evaluate;
+pub mod quota;
 pub mod rank;
 pub mod scheduler;
 mod time;
@@ -25,4 +29,4 @@ mod unit;
 pub mod workload;
 
 pub use time::Time;
-pub use unit::{Lane, ModelIndex, Operation, RequestId, Unit, UnitId};
+pub use unit::{Lane, ModelIndex, Operation, Priority, RequestId, TenantId, Unit, UnitId, Worth};

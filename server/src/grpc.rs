@@ -20,6 +20,7 @@ use crate::{
     models::Models,
     prepare::Preparer,
     store::Store,
+    tenants::Tenants,
 };
 
 /// What the services share. Complete only once the models are warm: until then calls are refused.
@@ -32,6 +33,7 @@ struct Shared {
     permits: Permits,
     preparer: Preparer,
     drain: Drain,
+    tenants: Tenants,
     warm: OnceLock<Warm>,
 }
 
@@ -58,14 +60,17 @@ pub struct AppParts {
     pub preparer: Preparer,
     /// Whether the server is stopping.
     pub drain: Drain,
+    /// Who may call.
+    pub tenants: Tenants,
 }
 
 impl App {
     /// An app that refuses calls until [`warm_up`](Self::warm_up).
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
-        let AppParts { limits, default_deadline, permits, preparer, drain } = parts;
-        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, drain, warm: OnceLock::new() }))
+        let AppParts { limits, default_deadline, permits, preparer, drain, tenants } = parts;
+        let warm = OnceLock::new();
+        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, drain, tenants, warm }))
     }
 
     /// Lets calls in. Once; later calls change nothing.
@@ -86,6 +91,7 @@ impl App {
 fn refusal(error: EngineError) -> Refusal {
     match error {
         EngineError::Expired => Refusal::DeadlineExceeded { phase: "queue" },
+        EngineError::Unreachable => Refusal::DeadlineExceeded { phase: "unreachable" },
         EngineError::QueueFull => Refusal::ResourceExhausted {
             what: "queued units".to_owned(),
             limit: 0,

@@ -6,6 +6,7 @@
 //! [`grpc`] answers. Cancellation and permits go back against the stream, both by drop.
 
 pub mod config;
+pub mod cost_file;
 pub mod engine;
 pub mod grpc;
 pub mod job;
@@ -17,8 +18,10 @@ pub mod scoring;
 pub mod serve;
 pub mod store;
 pub mod subject;
+pub mod tenants;
 pub mod validate;
 pub mod vectors;
+pub mod warm_up;
 
 pub use config::ServerConfig;
 pub use serve::{Server, ServerError};

@@ -3,10 +3,12 @@
 //! Two sums hold whenever nothing is in flight, and tests check them:
 //! `admitted = Σ finished{outcome}` and `units{enqueued} = Σ units{dispatched, cancelled, expired}`.
 
+use std::time::Duration;
+
 use metrics::{
     Counter, Gauge, Histogram, Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
-use sluice_core::{Operation, admission::Work, backend::DeviceCache};
+use sluice_core::{Lane, Operation, Priority, admission::Work, backend::DeviceCache};
 
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -20,6 +22,8 @@ pub const BUCKETS: &[(&str, &[f64])] = &[
     ("sluice_queue_duration_seconds", SECONDS),
     ("sluice_tokenize_duration_seconds", SECONDS),
     ("sluice_compute_duration_seconds", SECONDS),
+    ("sluice_predicted_duration_seconds", SECONDS),
+    ("sluice_wasted_device_seconds", SECONDS),
     ("sluice_batch_tokens", TOKENS),
     ("sluice_batch_sequences", SEQUENCES),
     ("sluice_batch_fill_ratio", RATIO),
@@ -31,7 +35,7 @@ pub fn describe() {
     describe_gauge!("sluice_requests_in_flight", "Calls (of RerankMany: requests) being worked on, by rpc");
     describe_histogram!("sluice_request_duration_seconds", "From arrival to the last message, by rpc");
     describe_counter!("sluice_admitted_total", "Requests admitted");
-    describe_counter!("sluice_rejected_total", "Requests refused at admission, by the resource that ran out");
+    describe_counter!("sluice_rejected_total", "Requests refused at admission, by reason, class and tenant");
     describe_counter!("sluice_finished_total", "Admitted requests that ended, by outcome");
     describe_gauge!("sluice_admitted_documents", "Documents of requests inside");
     describe_gauge!("sluice_admitted_tokens", "Tokens of requests inside");
@@ -39,6 +43,15 @@ pub fn describe() {
     describe_histogram!("sluice_tokenize_duration_seconds", "Tokenizing of a request, the wait for a thread included");
     describe_histogram!("sluice_queue_duration_seconds", "From a request's submission to its first batch");
     describe_histogram!("sluice_compute_duration_seconds", "One batch on its device, by operation");
+    describe_histogram!(
+        "sluice_predicted_duration_seconds",
+        "What the cost model expected of batches that then were computed, by operation"
+    );
+    describe_gauge!(
+        "sluice_cost_relative_error",
+        "Median of |predicted - measured| / measured over the latest batches, by operation and model"
+    );
+    describe_gauge!("sluice_backlog_seconds", "Predicted device time of what waits, by class");
     describe_histogram!("sluice_batch_tokens", "Tokens of a batch, without padding");
     describe_histogram!("sluice_batch_sequences", "Sequences of a batch");
     describe_histogram!("sluice_batch_fill_ratio", "Tokens of a batch over its budget");
@@ -48,6 +61,10 @@ pub fn describe() {
     describe_gauge!("sluice_queue_tokens", "Tokens waiting for a batch");
     describe_gauge!("sluice_batches_in_flight", "Batches dispatched and not completed");
     describe_counter!("sluice_batch_faults_total", "Batches that failed on the device, by kind");
+    describe_histogram!(
+        "sluice_wasted_device_seconds",
+        "Device time of a batch that went into requests whose caller had left or whose deadline had passed"
+    );
     describe_counter!("sluice_tokens_total", "Tokens of answered requests, by kind: query, document");
     describe_counter!("sluice_token_store_lookups_total", "Stored documents asked for, by result: hit, missing, stale");
     describe_counter!("sluice_device_cache_total", "Stored documents on the device, by event: hit, miss, eviction");
@@ -75,8 +92,9 @@ pub fn admitted() {
 }
 
 /// Counts a refused one.
-pub fn rejected(resource: &'static str) {
-    counter!("sluice_rejected_total", "resource" => resource).increment(1);
+pub fn rejected(reason: &'static str, class: Priority, tenant: &str) {
+    counter!("sluice_rejected_total", "reason" => reason, "class" => class.name(), "tenant" => tenant.to_owned())
+        .increment(1);
 }
 
 /// Counts the end of an admitted request.
@@ -110,9 +128,9 @@ pub fn left(work: Work) {
     gauge!("sluice_admitted_bytes").decrement(work.bytes as f64);
 }
 
-/// Counts a stored document that was asked for.
-pub fn token_store_lookup(result: &'static str) {
-    counter!("sluice_token_store_lookups_total", "result" => result).increment(1);
+/// Counts stored documents that were asked for.
+pub fn token_store_lookups(result: &'static str, count: u64) {
+    counter!("sluice_token_store_lookups_total", "result" => result).increment(count);
 }
 
 /// Shows a loaded model.
@@ -133,6 +151,8 @@ pub(crate) struct QueueMetrics {
     pub(crate) batch_tokens: Histogram,
     pub(crate) batch_sequences: Histogram,
     pub(crate) batch_fill: Histogram,
+    /// By [`Priority::index`].
+    pub(crate) backlog: [Gauge; Priority::ALL.len()],
 }
 
 impl QueueMetrics {
@@ -150,6 +170,7 @@ impl QueueMetrics {
             batch_tokens: histogram!("sluice_batch_tokens"),
             batch_sequences: histogram!("sluice_batch_sequences"),
             batch_fill: histogram!("sluice_batch_fill_ratio"),
+            backlog: Priority::ALL.map(|class| gauge!("sluice_backlog_seconds", "class" => class.name())),
         }
     }
 }
@@ -159,6 +180,21 @@ pub(crate) fn computed(operation: Operation, tokens: usize, padding: usize, seco
     counter!("sluice_computed_tokens_total", "kind" => "real").increment(tokens as u64);
     counter!("sluice_computed_tokens_total", "kind" => "padding").increment(padding as u64);
     histogram!("sluice_compute_duration_seconds", "operation" => operation.name()).record(seconds);
+}
+
+/// Shows how long a batch that has just been measured was expected to take, and how well its lane is predicted.
+pub(crate) fn predicted(lane: Lane, predicted: Duration, median_relative_error: Option<f64>) {
+    let operation = lane.operation.name();
+    histogram!("sluice_predicted_duration_seconds", "operation" => operation).record(predicted.as_secs_f64());
+    if let Some(error) = median_relative_error {
+        let model = lane.model.0.to_string();
+        gauge!("sluice_cost_relative_error", "operation" => operation, "model_index" => model).set(error);
+    }
+}
+
+/// Counts device time for results that nobody waits for any more.
+pub(crate) fn wasted(seconds: f64) {
+    histogram!("sluice_wasted_device_seconds").record(seconds);
 }
 
 /// Shows what a device keeps of stored documents.

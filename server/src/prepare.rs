@@ -106,7 +106,7 @@ impl Preparer {
     ) -> Result<Prepared, Refusal> {
         let begin = self.clock.now();
         let query = Arc::new(self.query(&job.query, text).await?);
-        let room = document_room(job.method, text, query.len(), tokens_max)?;
+        let room = document_room(job.stages[0].method, text, query.len(), tokens_max)?;
         let cutter = Cutter {
             chunk_tokens: job.document_tokens_max.map_or(room, |max| max.min(room)),
             chunks_max: if job.long_document == LongDocument::Cut { 1 } else { self.chunks_per_document_max },
@@ -116,19 +116,19 @@ impl Preparer {
             let (job, text, query, texts) = (Arc::clone(job), Arc::clone(text), Arc::clone(&query), texts.clone());
             move |index: usize| {
                 let tokens = text.tokens(document_text(&job.documents, texts[index]), Some(cutter.tokens_needed()))?;
-                Ok(cutter.cut(&tokens, |ids| match job.method {
+                Ok(cutter.cut(&tokens, |ids| match job.stages[0].method {
                     Method::CrossEncoder => text.pair(&query, ids),
                     Method::LateInteraction | Method::Dense => alone(&text, ids),
                 }))
             }
         };
         let pieces = self.pool.map(texts.len(), read).await.map_err(lost)?;
-        let mut layout = Layout::new(job.method, &subjects);
+        let mut layout = Layout::new(job.stages[0].method, &subjects);
         let query_tokens = match &job.query {
             Query::Text(_) => {
                 let ids = text.single(&query);
                 let tokens = ids.len();
-                if job.method.encodes_query_alone() && subjects.iter().any(Subject::is_scored) {
+                if job.stages[0].method.encodes_query_alone() && subjects.iter().any(Subject::is_scored) {
                     layout.query(ids);
                 }
                 tokens
@@ -190,7 +190,7 @@ fn document_text(documents: &[Document], index: usize) -> &str {
 }
 
 /// What comparing costs, in tokens that would take an encoder about as long; at least 1.
-fn comparison_cost(query_rows: usize, vectors: &dyn TokenVectors) -> u32 {
+pub(crate) fn comparison_cost(query_rows: usize, vectors: &dyn TokenVectors) -> u32 {
     let flops = 2 * (query_rows as u64).saturating_mul((vectors.rows() * vectors.dim()) as u64);
     u32::try_from(flops.div_ceil(COMPARISON_FLOPS_PER_TOKEN)).unwrap_or(u32::MAX).max(1)
 }

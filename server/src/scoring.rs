@@ -73,7 +73,7 @@ impl Scoring {
             })
             .collect();
         Self {
-            method: job.method,
+            method: job.stages[0].method,
             long_document: job.long_document,
             score_kind: job.score_kind,
             document_of_unit,
@@ -184,18 +184,17 @@ fn aggregate(long_document: LongDocument, chunks: impl Iterator<Item = f32>) -> 
 
 #[cfg(test)]
 mod tests {
-    use sluice_core::ModelIndex;
+    use sluice_core::{ModelIndex, Priority};
 
     use super::*;
     use crate::{
-        job::{Content, Document, Query},
+        job::{Budget, CachePolicy, Content, Document, Query, StageJob},
         subject::{Source, Unavailable},
     };
 
     fn job(method: Method, long_document: LongDocument) -> RerankJob {
         RerankJob {
-            model: ModelIndex(0),
-            method,
+            stages: vec![StageJob { model: ModelIndex(0), method, top_k: None, budget: Budget::default() }],
             query: Query::Text("q".to_owned()),
             documents: vec![Document { id: String::new(), content: Content::Text(String::new()) }; 2],
             top_n: None,
@@ -204,6 +203,10 @@ mod tests {
             document_tokens_max: None,
             long_document,
             score_kind: ScoreKind::Raw,
+            priority: Priority::Standard,
+            budget: Budget::default(),
+            until_deadline: false,
+            cache: CachePolicy::Use,
         }
     }
 

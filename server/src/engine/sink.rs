@@ -107,6 +107,11 @@ impl Sink {
         self.lock().remaining == 0
     }
 
+    /// Why nothing more comes, if so.
+    pub(super) fn failure(&self) -> Option<EngineError> {
+        self.lock().failure
+    }
+
     pub(super) async fn next(&self) -> Result<Progress, EngineError> {
         loop {
             if let Some(progress) = self.take() {

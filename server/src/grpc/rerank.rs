@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, stream};
-use sluice_core::Lane;
+use sluice_core::{Lane, Worth};
 use sluice_proto::rerank::v1::{
     Chunk, DocumentSource, ExplainRequest, ExplainResponse, Method as WireMethod, PartialReason, RerankManyRequest,
     RerankManyResponse, RerankRequest, RerankResponse, RerankResult, RerankStreamResponse, ScoreUpdate, ScoredDocument,
@@ -19,11 +19,11 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     App,
-    call::{Admitted, Call},
+    call::{Admitted, Call, Caller},
     refusal, rerank_many,
 };
 use crate::{
-    engine::{Answer, Progress, Submission},
+    engine::{Answer, Progress, Submission, permit::Texts},
     job::{Content, Document, Method, RerankJob},
     metrics,
     models::Model,
@@ -40,8 +40,8 @@ type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl RerankService for App {
     async fn rerank(&self, request: Request<RerankRequest>) -> Result<Response<RerankResponse>, Status> {
         let call = Call::begin("Rerank", &request, self)?;
-        let (arrival, deadline) = (call.arrival, call.deadline);
-        let work = async { self.rerank_whole(request.into_inner(), arrival, deadline).await };
+        let caller = call.caller;
+        let work = async { self.rerank_whole(request.into_inner(), caller).await };
         call.run(Box::pin(work)).await.map(Response::new)
     }
 
@@ -67,8 +67,8 @@ impl RerankService for App {
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
         let call = Call::begin("Explain", &request, self)?;
-        let deadline = call.deadline;
-        let work = async { self.explain_scores(request.into_inner(), deadline).await };
+        let caller = call.caller;
+        let work = async { self.explain_scores(request.into_inner(), caller).await };
         call.run(Box::pin(work)).await.map(Response::new)
     }
 }
@@ -110,7 +110,7 @@ impl Updates {
     /// Makes messages as there is room for them, to the last; or to none, if it runs out of time before.
     async fn fill(mut self, queue: mpsc::Sender<UpdateResult>) {
         while !matches!(self.state, State::Ended) {
-            let room = match timeout_at(self.call.deadline, queue.reserve()).await {
+            let room = match timeout_at(self.call.caller.deadline, queue.reserve()).await {
                 Ok(Ok(room)) => room,
                 Ok(Err(_caller_left)) => return,
                 Err(_expired) => return self.call.end(Code::DeadlineExceeded),
@@ -127,8 +127,7 @@ impl Updates {
     async fn next(&mut self) -> Option<UpdateResult> {
         let mut run = match std::mem::replace(&mut self.state, State::Ended) {
             State::Begin(app, request) => {
-                let (arrival, deadline) = (self.call.arrival, self.call.deadline);
-                match self.call.within(Box::pin(app.start_rerank(*request, arrival, deadline))).await {
+                match self.call.within(Box::pin(app.start_rerank(*request, self.call.caller))).await {
                     Ok(run) => Box::new(run),
                     Err(refusal) => return Some(self.failed(refusal)),
                 }
@@ -162,13 +161,8 @@ impl Updates {
 
 impl App {
     /// From request to complete answer. The caller enforces the deadline.
-    pub(super) async fn rerank_whole(
-        &self,
-        request: RerankRequest,
-        arrival: Instant,
-        deadline: Instant,
-    ) -> Result<RerankResponse, Refusal> {
-        let mut run = self.start_rerank(request, arrival, deadline).await?;
+    pub(super) async fn rerank_whole(&self, request: RerankRequest, caller: Caller) -> Result<RerankResponse, Refusal> {
+        let mut run = self.start_rerank(request, caller).await?;
         loop {
             let step = run.next().await;
             run.note(&step);
@@ -179,19 +173,24 @@ impl App {
     }
 
     /// Validates, admits, tokenizes and queues.
-    async fn start_rerank(&self, request: RerankRequest, arrival: Instant, deadline: Instant) -> Result<Run, Refusal> {
+    async fn start_rerank(&self, request: RerankRequest, caller: Caller) -> Result<Run, Refusal> {
         let warm = self.warm()?;
         let job = Arc::new(validate::rerank(request, &warm.models, &self.0.limits)?);
-        let model = warm.models.get(job.model);
-        let permit = self.admit(job.documents.len(), job.bytes())?;
+        let model = warm.models.get(job.stages[0].model);
+        let lane = Lane { model: job.stages[0].model, operation: job.stages[0].method.operation() };
+        let terms = self.terms(caller, job.priority, Worth::Whole);
+        let texts =
+            Texts { lane, count: job.texts().count() as u64, bytes: job.texts().map(|text| text.len() as u64).sum() };
+        let permit = self.admit(terms, texts, job.documents.len(), job.bytes())?;
         let subjects = self.subjects(&job, |job| &job.documents, model.digest).await?;
         let prepared = self.0.preparer.rerank(&job, subjects, &model.text, model.tokens_max()).await?;
-        let (permit, admitted) = self.admit_tokens(permit, prepared.computed_tokens(), deadline)?;
-        let facts = Facts::new(&prepared, model, arrival);
+        let tokens = prepared.computed_tokens();
+        self.0.permits.learn(texts, tokens);
+        let (permit, admitted) = self.admit_tokens(permit, tokens, &Submission::work(lane, &prepared.sequences))?;
+        let facts = Facts::new(&prepared, model, caller.arrival);
         let Prepared { sequences, documents, .. } = prepared;
-        let lane = Lane { model: job.model, operation: job.method.operation() };
         let scoring = Scoring::new(&job, &documents);
-        let submission = Submission { lane, sequences, deadline: self.time(deadline), permit };
+        let submission = Submission { lane, sequences, permit };
         let answer = warm.engine.submit(submission).await.map_err(refusal)?;
         Ok(Run { job, documents, scoring, answer, facts, admitted })
     }
@@ -301,7 +300,7 @@ impl Run {
             }),
             model: self.facts.model.clone(),
             model_digest: self.facts.model_digest.clone(),
-            method: wire_method(self.job.method).into(),
+            method: wire_method(self.job.stages[0].method).into(),
         }
     }
 

@@ -1,0 +1,177 @@
+//! One batch, filled in the order of the policy.
+
+use super::{BatchId, BatchShape, InFlight, Plan, RequestId, Scheduler, Time, UnitId, duration};
+use crate::{
+    Lane,
+    cost::Coefficients,
+    scheduler::policy::{BatchBudget, FairPolicy},
+};
+
+/// A request's turn ends after this part of a batch's duration, so that the shares are kept inside batches too.
+const TURNS_PER_BATCH: f64 = 8.0;
+
+/// A batch while it is filled.
+struct Draft {
+    lane: Lane,
+    coefficients: Coefficients,
+    budget: BatchBudget,
+    /// Seconds that it may take.
+    seconds_max: f64,
+    /// When the device will take it up.
+    start: Time,
+    /// The earliest deadline of a request in it that it is to meet.
+    deadline: Time,
+    shape: BatchShape,
+    tokens: u32,
+    units: Vec<UnitId>,
+}
+
+impl Draft {
+    fn seconds_with(&self, tokens: u32) -> f64 {
+        let mut shape = self.shape;
+        shape += BatchShape::of(tokens);
+        self.coefficients.seconds(shape)
+    }
+
+    /// Whether a unit of its lane may join, its own deadline being `deadline`.
+    fn has_room(&self, tokens: u32, deadline: Time) -> bool {
+        let within_budget =
+            tokens <= self.budget.tokens - self.tokens && self.units.len() < self.budget.sequences as usize;
+        if self.units.is_empty() || !within_budget {
+            return within_budget;
+        }
+        let seconds = self.seconds_with(tokens);
+        seconds <= self.seconds_max && self.start + duration(seconds) <= self.deadline.min(deadline)
+    }
+
+    fn is_full(&self) -> bool {
+        self.tokens == self.budget.tokens || self.units.len() == self.budget.sequences as usize
+    }
+
+    /// Adds a unit and returns the seconds that it adds.
+    fn push(&mut self, id: UnitId, tokens: u32) -> f64 {
+        let unit = BatchShape::of(tokens);
+        let fixed = if self.units.is_empty() { self.coefficients.batch } else { 0.0 };
+        self.shape += unit;
+        self.tokens += tokens;
+        self.units.push(id);
+        fixed + self.coefficients.marginal_seconds(unit)
+    }
+}
+
+impl Scheduler {
+    pub(super) fn pack(&mut self, now: Time) -> Option<Plan> {
+        let mut draft = None;
+        // What was looked at and gave nothing; set aside so that the next in order is seen.
+        let mut aside = Vec::new();
+        while aside.len() <= self.config.look_ahead_requests_max
+            && draft.as_ref().is_none_or(|draft: &Draft| !draft.is_full())
+        {
+            let Some(id) = self.order.first(now) else { break };
+            if self.is_late(now, &self.waiting[&id]) {
+                self.mark_late(id);
+                continue;
+            }
+            let draft = draft.get_or_insert_with(|| self.draft(now, id));
+            let packed = self.take_turn(draft, id);
+            if packed == 0 {
+                self.set_aside(id);
+                aside.push(id);
+            } else {
+                self.rank(now, id);
+            }
+        }
+        for id in aside {
+            self.rank(now, id);
+        }
+        draft.map(|draft| self.launch(now, draft))
+    }
+
+    /// An empty batch of the lane of a request's first unit.
+    fn draft(&self, now: Time, id: RequestId) -> Draft {
+        let lane = self.waiting[&id].units[0].lane;
+        let coefficients = self.cost.coefficients(lane);
+        Draft {
+            lane,
+            coefficients,
+            budget: self.budget(lane),
+            seconds_max: self.fair().map_or(f64::INFINITY, |fair| fair.batch_seconds(coefficients.batch)),
+            start: self.device_free(now, |_| 1.0),
+            deadline: Time::MAX,
+            shape: BatchShape::default(),
+            tokens: 0,
+            units: Vec::new(),
+        }
+    }
+
+    /// Moves units of a request into the batch, as many as there is room for or as a turn lasts. Returns their number.
+    fn take_turn(&mut self, draft: &mut Draft, id: RequestId) -> usize {
+        let turn_seconds = draft.seconds_max / TURNS_PER_BATCH;
+        let fair = self.fair().is_some();
+        let waiting = self.waiting.get_mut(&id).expect("what is offered waits");
+        // One that would be late in any batch by the full prediction is a try: it holds nobody back.
+        let hopeful = fair && draft.start + duration(draft.seconds_with(waiting.units[0].tokens)) <= waiting.deadline;
+        let deadline = if hopeful || fair && !draft.units.is_empty() { waiting.deadline } else { Time::MAX };
+        let (mut packed, mut seconds, mut shape, mut tokens) = (0, 0.0, BatchShape::default(), 0_u64);
+        while let Some(unit) = waiting.units.front().copied() {
+            if unit.lane != draft.lane || !draft.has_room(unit.tokens, deadline) || seconds > turn_seconds {
+                break;
+            }
+            waiting.units.pop_front();
+            seconds += draft.push(UnitId { request: id, index: unit.index }, unit.tokens);
+            shape += BatchShape::of(unit.tokens);
+            tokens += u64::from(unit.tokens);
+            packed += 1;
+        }
+        if packed == 0 {
+            return 0;
+        }
+        if hopeful {
+            draft.deadline = draft.deadline.min(waiting.deadline);
+        }
+        waiting.remaining.subtract(draft.lane, shape);
+        waiting.served += seconds;
+        let place = waiting.place;
+        self.order.backlog_mut(place).subtract(draft.lane, shape);
+        self.queued_units -= packed;
+        self.queued_tokens -= tokens;
+        let weights = self
+            .fair()
+            .map_or((1.0, 1.0), |fair: &FairPolicy| (fair.class_weight(place.class), fair.tenant_weight(place.tenant)));
+        self.order.charge(place, seconds, weights);
+        if self.waiting[&id].units.is_empty() {
+            self.cancel(id);
+        }
+        packed
+    }
+
+    /// Takes a request out of the order until it is ranked again.
+    fn set_aside(&mut self, id: RequestId) {
+        let Some(waiting) = self.waiting.get_mut(&id) else { return };
+        if let Some(standing) = waiting.standing.take() {
+            self.order.withdraw(waiting.place, id, standing);
+            self.by_latest_start.remove(&(waiting.latest_start, waiting.arrival, id));
+        }
+    }
+
+    /// Takes a request out of the order for good: it expires as soon as it is asked what has.
+    fn mark_late(&mut self, id: RequestId) {
+        let Some(waiting) = self.waiting.get_mut(&id) else { return };
+        if let Some(standing) = waiting.standing {
+            self.order.withdraw(waiting.place, id, standing);
+            self.by_latest_start.remove(&(waiting.latest_start, waiting.arrival, id));
+            waiting.latest_start = Time::ZERO;
+            self.by_latest_start.insert((Time::ZERO, waiting.arrival, id));
+        }
+    }
+
+    fn launch(&mut self, now: Time, draft: Draft) -> Plan {
+        let Draft { lane, coefficients, shape, tokens, units, .. } = draft;
+        let batch = BatchId(self.batches);
+        self.batches += 1;
+        let predicted = coefficients.seconds(shape);
+        let confidence = self.cost.confidence(now, lane);
+        self.in_flight.insert(batch, InFlight { lane, shape, dispatched: now, predicted, confidence });
+        Plan { batch, lane, units, tokens, shape, predicted: duration(predicted) }
+    }
+}
