@@ -297,13 +297,11 @@ impl Admission {
     }
 
     fn take_room(&mut self, now: Time, tenant: TenantId, work: Work) -> Result<(), Rejected> {
+        self.room.try_admit(now, work)?;
         let limits = self.tenant_limits;
-        self.tenant_rooms.entry(tenant).or_insert_with(|| Room::new(limits)).try_admit(now, work)?;
-        let answer = self.room.try_admit(now, work);
-        if answer.is_err()
-            && let Some(room) = self.tenant_rooms.get_mut(&tenant)
-        {
-            room.undo(work);
+        let answer = self.tenant_rooms.entry(tenant).or_insert_with(|| Room::new(limits)).try_admit(now, work);
+        if answer.is_err() {
+            self.room.undo(work);
         }
         answer
     }
@@ -330,9 +328,14 @@ impl Admission {
                 queue.seconds = (queue.seconds + seconds).max(0.0);
                 queue.requests = if sign < 0.0 { queue.requests - 1 } else { queue.requests + 1 };
             }
-            None if sign > 0.0 => {
-                self.pending.push(QueueAhead { class: *class, tenant: *tenant, requests: 1, seconds })
-            }
+            None if sign > 0.0 => self.pending.push(QueueAhead {
+                class: *class,
+                tenant: *tenant,
+                requests: 1,
+                seconds,
+                lead: 0.0,
+                head: 0.0,
+            }),
             None => {}
         }
     }

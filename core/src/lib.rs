@@ -15,6 +15,7 @@
 //! | [`rank`] | who comes first |
 //! | [`evaluate`] | how good an order is |
 //! | [`workload`] | what callers do, and when |
+//! | [`simulate`] | what a server would do with a workload |
 
 pub mod admission;
 pub mod backend;
@@ -24,6 +25,7 @@ pub mod evaluate;
 pub mod quota;
 pub mod rank;
 pub mod scheduler;
+pub mod simulate;
 mod time;
 mod unit;
 pub mod workload;

@@ -6,10 +6,10 @@
 //!
 //! The policy ([`Policy::Fair`]), from the outside in; all service is counted in predicted device time:
 //!
-//! 1. Classes share the device by weight, and tenants each class: who has had the least is next (`order`).
-//! 2. Of a tenant's requests, the one is next that would end first if they shared equally, so that a small one
-//!    overtakes a large one. One that must begin now to meet its deadline, or has waited for
-//!    [`FairPolicy::ageing_max`], comes before that.
+//! 1. Classes share the device by weight: the one that has had the least is next (`order`).
+//! 2. In a class, the request is next that would end first if tenants shared by weight, and the requests of a tenant
+//!    equally: a small one overtakes a large one. One that must begin now to meet its deadline, or has waited for
+//!    [`FairPolicy::ageing_max`], comes before the others of its tenant.
 //! 3. A batch takes the lane of the first request and is filled in that order, in turns, up to its budgets, to a
 //!    duration beyond which larger batches save nothing, and never past the deadline of a request that is in it.
 //!    A unit that does not fit ends its own request's turn and not the batch.
@@ -40,12 +40,14 @@ mod forecast;
 mod order;
 mod pack;
 mod policy;
+mod shared;
 
 use backlog::Backlog;
 pub(crate) use forecast::QueueAhead;
 pub use forecast::{Ask, Forecast, Prediction};
-use order::{Order, Place, Standing, Virtual};
+use order::{Order, Place, Standing};
 pub use policy::{BatchBudget, FairPolicy, Policy, SchedulerConfig};
+use shared::Virtual;
 
 /// A batch between its dispatch and its completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -222,9 +224,10 @@ impl Scheduler {
         }
         let id = unit.id.request;
         let place = self.place(unit.class, unit.tenant);
+        let weight = self.fair().map_or(1.0, |fair| fair.tenant_weight(unit.tenant));
         let waiting = self.waiting.entry(id).or_insert_with(|| {
             self.arrivals += 1;
-            Waiting::new(place, self.arrivals, now, &unit, self.order.enter(place))
+            Waiting::new(place, self.arrivals, now, &unit, self.order.enter(place, weight))
         });
         if !waiting.changed {
             waiting.changed = true;
@@ -243,14 +246,16 @@ impl Scheduler {
     pub fn cancel(&mut self, request: RequestId) -> usize {
         let Some(waiting) = self.waiting.remove(&request) else { return 0 };
         if let Some(standing) = waiting.standing {
-            self.order.withdraw(waiting.place, request, standing);
+            self.order.withdraw(waiting.place, standing);
             self.by_latest_start.remove(&(waiting.latest_start, waiting.arrival, request));
         }
         let backlog = self.order.backlog_mut(waiting.place);
         for (lane, shape) in waiting.remaining.lanes() {
             backlog.subtract(lane, shape);
         }
-        self.order.leave(waiting.place);
+        // One that was served to its end has left its share early.
+        let served = waiting.units.is_empty().then_some((Virtual(waiting.origin.0 + waiting.served), waiting.arrival));
+        self.order.leave(waiting.place, served);
         self.queued_units -= waiting.units.len();
         self.queued_tokens -= waiting.units.iter().map(|unit| u64::from(unit.tokens)).sum::<u64>();
         waiting.units.len()
@@ -369,7 +374,7 @@ impl Scheduler {
         let (standing, latest_start) = (self.standing(waiting), self.latest_start(now, waiting));
         let Some(waiting) = self.waiting.get_mut(&id) else { return };
         if let Some(old) = waiting.standing.replace(standing) {
-            self.order.withdraw(waiting.place, id, old);
+            self.order.withdraw(waiting.place, old);
             self.by_latest_start.remove(&(waiting.latest_start, waiting.arrival, id));
         }
         waiting.changed = false;
@@ -381,7 +386,7 @@ impl Scheduler {
     fn standing(&self, waiting: &Waiting) -> Standing {
         let arrival = waiting.arrival;
         let Some(fair) = self.fair() else {
-            return Standing { finish: Virtual(arrival as f64), urgent_at: Time::MAX, arrival };
+            return Standing { finish: Virtual(arrival as f64), remaining: 0.0, urgent_at: Time::MAX, arrival };
         };
         let remaining = waiting.remaining.seconds(&self.cost, |fixed| fair.batch_seconds(fixed));
         // Until then a batch that is chosen at the last moment may still be delayed by one in flight.
@@ -389,7 +394,7 @@ impl Scheduler {
         let must_begin = if waiting.deadline == Time::MAX { Time::MAX } else { waiting.deadline - reserve };
         let aged = waiting.arrived + fair.ageing_max[waiting.place.class.index()];
         let finish = Virtual(waiting.origin.0 + waiting.served + remaining);
-        Standing { finish, urgent_at: must_begin.min(aged), arrival }
+        Standing { finish, remaining, urgent_at: must_begin.min(aged), arrival }
     }
 
     /// When it is too late to begin what is left of a request, by the part of the prediction that can be relied on.

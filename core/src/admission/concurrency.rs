@@ -3,9 +3,10 @@
 //! The queue is measured in seconds of predicted device time, so a limit on how long a predicted wait is let in is a
 //! limit on the work inside (Little's law). Two figures per class:
 //!
-//! * the **stretch**: by what factor waits are longer than predicted, at the 90th percentile. It moves a little up
-//!   with each request that took longer than the stretched prediction and a ninth as much down with each that did
-//!   not, so that it settles where one in ten does. Requests that come later and overtake, tokenizing, a slow disk:
+//! * the **stretch**: by what factor requests take longer than predicted, at the 90th percentile. It moves a little up
+//!   with each that took longer than the stretched prediction and a ninth as much down with each that did not, so that
+//!   it settles where one in ten does. Waits are multiplied by it; work itself is not, so that what the queue does not
+//!   delay is not refused. Requests that come later and overtake, tokenizing, a slow disk:
 //!   what the forecast does not know shows here.
 //! * the **longest wait** let in: each request that was late although it was predicted in time takes a part away, at
 //!   most once per such wait; each that was in time after a wait near the limit gives a little back.
@@ -61,7 +62,7 @@ impl Concurrency {
         Self { config, stretch: 1.0, wait_max: config.wait_max, cut_at: Time::ZERO }
     }
 
-    /// By what factor waits are longer than predicted.
+    /// By what factor requests take longer than predicted.
     #[must_use]
     pub fn stretch(&self) -> f64 {
         self.stretch
@@ -82,8 +83,7 @@ impl Concurrency {
         if outcome == Outcome::Gone || wait.is_zero() {
             return;
         }
-        let waited = took.saturating_sub(prediction.service);
-        let exceeded = outcome == Outcome::Late || waited > self.stretched(wait);
+        let exceeded = outcome == Outcome::Late || took > self.stretched(prediction.completion);
         let log_step = if exceeded { Self::STEP } else { -Self::STEP * Self::EXCEEDED / (1.0 - Self::EXCEEDED) };
         self.stretch = (self.stretch * log_step.exp()).clamp(1.0, Self::STRETCH_MAX);
         if outcome == Outcome::Late {

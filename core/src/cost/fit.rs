@@ -1,11 +1,14 @@
 //! The coefficients of one lane, from its measured batches.
 //!
 //! Recursive least squares in information form: the normal equations `A θ = b` of all batches so far, each
-//! forgotten by [`FORGETTING`] with every later one. What is minimised is the *relative* error, so that small
+//! forgotten by [`FORGETTING`] with every later one, and faster while the device seems to have changed. What is minimised is the *relative* error, so that small
 //! batches count as much as large ones: a row is divided by the larger of measured and predicted time, which
 //! also bounds what one disturbed measurement can do; Huber's weights bound it further. Along directions that
 //! no batch has explored (all of one shape, say) the fit stays where it was. Solved over θ ≥ 0 exactly, by
-//! trying the sixteen sets of coefficients that may be positive: about two microseconds per batch.
+//! trying the sixteen sets of coefficients that may be positive where all of them cannot: some microseconds per batch at
+//! most.
+
+use std::collections::VecDeque;
 
 use super::{Accuracy, BatchShape, Coefficients};
 use crate::Time;
@@ -16,10 +19,14 @@ type Matrix = [[f64; N]; N];
 
 /// Weight that a batch keeps with every later one: the latest 100 are most of what counts.
 const FORGETTING: f64 = 0.99;
+/// The same while the latest batches are predicted much worse than those before: the device has changed.
+const FORGETTING_CHANGED: f64 = 0.8;
+/// Batches that tell so.
+const RECENT: usize = 9;
+/// Relative errors below this are no change, and no outliers.
+const ERROR_MIN: f64 = 0.1;
 /// How much of its own weight holds a coefficient where it was.
 const INERTIA: f64 = 1e-3;
-/// Relative errors below this are never treated as outliers.
-const OUTLIER_MIN: f64 = 0.1;
 /// Batches whose relative errors are kept.
 const ERRORS: usize = 64;
 /// Batches before a decision may rest on a prediction.
@@ -35,8 +42,8 @@ pub(super) struct Fit {
     moment: Vector,
     observations: u64,
     measured_at: Time,
-    /// Relative errors of the latest batches, as a ring.
-    errors: Vec<f64>,
+    /// Relative errors of the latest batches, at most [`ERRORS`].
+    errors: VecDeque<f64>,
     median_error: f64,
 }
 
@@ -51,7 +58,7 @@ impl Fit {
             moment: [0.0; N],
             observations: 0,
             measured_at: Time::ZERO,
-            errors: Vec::with_capacity(ERRORS),
+            errors: VecDeque::with_capacity(ERRORS),
             median_error: 0.0,
         }
     }
@@ -78,20 +85,24 @@ impl Fit {
     pub(super) fn observe(&mut self, now: Time, shape: BatchShape, seconds: f64) {
         let row = features(shape);
         let predicted = dot(&row, &self.theta);
-        self.note_error((predicted - seconds).abs() / seconds);
         if self.observations == 0 && predicted > 0.0 {
             // Of an unknown device the first batch says how fast it is; how time is shared out, the prior.
             self.theta.iter_mut().for_each(|theta| *theta *= seconds / predicted);
+        } else {
+            self.note_error((predicted - seconds).abs() / seconds);
         }
         let predicted = dot(&row, &self.theta);
         let scale = seconds.max(predicted);
         let error = (seconds - predicted).abs() / scale;
-        let tolerated = (3.0 * self.median_error).max(OUTLIER_MIN);
+        let recent = median(self.errors.iter().rev().take(RECENT));
+        let changed = recent > ERROR_MIN && recent > 2.0 * self.median_error;
+        let forgetting = if changed { FORGETTING_CHANGED } else { FORGETTING };
+        let tolerated = (3.0 * recent.max(self.median_error)).max(ERROR_MIN);
         let weight = (tolerated / error).min(1.0) / (scale * scale);
         for (i, moment) in self.moment.iter_mut().enumerate() {
-            *moment = FORGETTING * *moment + weight * row[i] * seconds;
+            *moment = forgetting * *moment + weight * row[i] * seconds;
             for (j, entry) in self.gram[i].iter_mut().enumerate() {
-                *entry = FORGETTING * *entry + weight * row[i] * row[j];
+                *entry = forgetting * *entry + weight * row[i] * row[j];
             }
         }
         self.theta = self.solve();
@@ -109,20 +120,28 @@ impl Fit {
         }
         let objective =
             |theta: &Vector| (0..N).map(|i| theta[i] * (0.5 * dot(&gram[i], theta) - moment[i])).sum::<f64>();
-        let candidates = (0..1_u32 << N).filter_map(|positive| solve_among(&gram, &moment, positive));
+        const ALL: u32 = (1 << N) - 1;
+        if let Some(unconstrained) = solve_among(&gram, &moment, ALL) {
+            return unconstrained;
+        }
+        let candidates = (0..ALL).filter_map(|positive| solve_among(&gram, &moment, positive));
         candidates.min_by(|a, b| objective(a).total_cmp(&objective(b))).unwrap_or(self.theta)
     }
 
     fn note_error(&mut self, error: f64) {
-        if self.errors.len() < ERRORS {
-            self.errors.push(error);
-        } else {
-            self.errors[self.observations as usize % ERRORS] = error;
+        if self.errors.len() == ERRORS {
+            self.errors.pop_front();
         }
-        let mut sorted = self.errors.clone();
-        let middle = sorted.len() / 2;
-        self.median_error = *sorted.select_nth_unstable_by(middle, f64::total_cmp).1;
+        self.errors.push_back(error);
+        self.median_error = median(self.errors.iter());
     }
+}
+
+/// 0 of none.
+fn median<'a>(values: impl Iterator<Item = &'a f64>) -> f64 {
+    let mut values: Vec<f64> = values.copied().collect();
+    let middle = values.len() / 2;
+    if values.is_empty() { 0.0 } else { *values.select_nth_unstable_by(middle, f64::total_cmp).1 }
 }
 
 fn features(shape: BatchShape) -> Vector {

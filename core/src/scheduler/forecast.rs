@@ -1,15 +1,16 @@
 //! When a request would be complete, from a summary of what waits.
 //!
-//! The estimate is the fluid one: while a queue of weight `w` is served `a` seconds, another of weight `v` with `T`
-//! seconds of work has had `min(T, a·v/w)`. It is applied to tenants in a class, and to classes; among the requests
-//! of a tenant, each gets no more before the newcomer's end than the newcomer itself. What comes later is not known
-//! here: whoever decides on the estimate keeps a reserve ([`crate::admission`]).
+//! The estimate is the fluid one. While a class of weight `w` is served `a` seconds, another of weight `v` with `T`
+//! seconds of work has `min(T, a·v/w)`. A tenant has served what would end before the newcomer by its weight, which is
+//! nothing if the request that it offers would not. Of the requests of a tenant, each has no more before the newcomer's
+//! end than the newcomer itself. What comes later is not known here: whoever decides on the estimate keeps a reserve
+//! ([`crate::admission`]).
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Lane, Policy, Priority, TenantId, Time,
-    order::{Order, Place},
+    order::{Order, Queue},
 };
 use crate::cost::{BatchShape, Coefficients, CostModel, duration};
 
@@ -63,6 +64,10 @@ pub(crate) struct QueueAhead {
     pub(crate) tenant: TenantId,
     pub(crate) requests: usize,
     pub(crate) seconds: f64,
+    /// By how much the tenant is ahead of its share, in seconds divided by its weight.
+    pub(crate) lead: f64,
+    /// Seconds of the request that it offers.
+    pub(crate) head: f64,
 }
 
 impl Forecast {
@@ -72,11 +77,13 @@ impl Forecast {
             Policy::Fair(fair) => Some(fair.clone()),
         };
         let batch_seconds = |fixed| fair.as_ref().map_or(f64::INFINITY, |fair| fair.batch_seconds(fixed));
-        let queue = |(Place { class, tenant }, requests, backlog): (Place, usize, &super::Backlog)| QueueAhead {
-            class,
-            tenant,
+        let queue = |Queue { place, requests, backlog, lead, head }: Queue<'_>| QueueAhead {
+            class: place.class,
+            tenant: place.tenant,
             requests,
             seconds: backlog.seconds(cost, batch_seconds),
+            lead,
+            head,
         };
         let queues = order.queues().map(queue).collect();
         let lanes = cost.lanes().map(|lane| (lane, (cost.coefficients(lane), cost.confidence(now, lane)))).collect();
@@ -137,25 +144,28 @@ impl Forecast {
     fn shared(&self, ask: &Ask, own: f64, pending: &[QueueAhead]) -> f64 {
         let all = || self.queues.iter().chain(pending);
         let Some(fair) = &self.fair else { return own + all().map(|queue| queue.seconds).sum::<f64>() };
-        let mut tenants: BTreeMap<TenantId, f64> = BTreeMap::new();
         let mut classes = [0.0; Priority::ALL.len()];
-        let (mut same, mut requests) = (0.0, 0_usize);
+        let mut tenants: BTreeMap<TenantId, QueueAhead> = BTreeMap::new();
         for queue in all() {
             if queue.class != ask.class {
                 classes[queue.class.index()] += queue.seconds;
-            } else if queue.tenant != ask.tenant {
-                *tenants.entry(queue.tenant).or_default() += queue.seconds;
-            } else {
-                same += queue.seconds;
-                requests += queue.requests;
+                continue;
             }
+            let sum = tenants.entry(queue.tenant).or_insert(QueueAhead { requests: 0, seconds: 0.0, ..*queue });
+            sum.requests += queue.requests;
+            sum.seconds += queue.seconds;
         }
+        let same = tenants.remove(&ask.tenant);
+        let (lead, same, requests) = same.map_or((0.0, 0.0, 0), |own| (own.lead, own.seconds, own.requests));
         let of_tenant = own + f64::min(same, own * requests as f64);
+        let end = lead + of_tenant / fair.tenant_weight(ask.tenant);
+        let before = |(tenant, queue): (&TenantId, &QueueAhead)| {
+            let weight = fair.tenant_weight(*tenant);
+            let offers = queue.lead + queue.head / weight <= end;
+            if offers { ((end - queue.lead) * weight).clamp(0.0, queue.seconds) } else { 0.0 }
+        };
+        let of_class = of_tenant + tenants.iter().map(before).sum::<f64>();
         let share = |amount: f64, (weight, other): (f64, f64), seconds: f64| f64::min(seconds, amount * other / weight);
-        let weight = fair.tenant_weight(ask.tenant);
-        let others =
-            tenants.iter().map(|(&tenant, &seconds)| share(of_tenant, (weight, fair.tenant_weight(tenant)), seconds));
-        let of_class = of_tenant + others.sum::<f64>();
         let weight = fair.class_weight(ask.class);
         let others = Priority::ALL.into_iter().zip(classes);
         of_class

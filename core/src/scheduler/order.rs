@@ -1,37 +1,26 @@
 //! Who is served next: classes, tenants in a class, requests of a tenant.
 //!
-//! Classes, and tenants inside each, share by start-time fair queueing (Goyal, Vin and Cheng 1996): each has a tag,
-//! the service that it has had divided by its weight, the smallest is next, and one that comes back after a pause
-//! begins at the present and not where it left. Requests of a tenant are served in the order in which they would
-//! end if they shared the tenant's service equally (the fair sojourn protocol, Friedman and Henderson 2003): a
-//! small one overtakes a large one, none ends later than with equal shares, and equal ones keep their order of
-//! arrival. Urgent requests come before that order.
+//! Classes share by start-time fair queueing (Goyal, Vin and Cheng 1996): each has a tag, the service that it has had
+//! divided by its weight, the smallest is next, and a class that comes back after a pause begins at the present and
+//! not where it left.
+//!
+//! Inside a class and inside a tenant, shares are not taken bit by bit: requests are served one after the other in the
+//! order in which they would end if tenants shared by weight, and the requests of a tenant equally. So a small request
+//! overtakes a large one at once, its own tenant's or another's, equal ones keep their order of arrival, and none ends
+//! later than with its share taken bit by bit, but for the batch in the way. For tenants that is packetised general
+//! processor sharing (Demers, Keshav and Shenker 1989; Parekh and Gallager 1993), for requests the fair sojourn protocol
+//! (Friedman and Henderson 2003). Virtual time (`shared`) goes on by the service given, divided among those who would not
+//! have had theirs yet.
+//!
+//! Urgent requests come first in their own tenant, at no other's expense.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, BTreeSet},
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    backlog::Backlog,
+    shared::{NEVER_SEEN, SharedTime, Virtual},
 };
-
-use super::backlog::Backlog;
 use crate::{Priority, RequestId, TenantId, Time};
-
-/// Seconds of service, divided by a weight or a number of requests. Ordered; never NaN.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Virtual(pub(super) f64);
-
-impl Eq for Virtual {}
-
-impl Ord for Virtual {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0)
-    }
-}
-
-impl PartialOrd for Virtual {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
 
 /// Whose queue a request stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +30,12 @@ pub(super) struct Place {
 }
 
 /// Where a request stands in its queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Standing {
     /// When it would end under equal shares.
     pub(super) finish: Virtual,
+    /// Seconds of service that it still needs.
+    pub(super) remaining: f64,
     /// From then on it comes before all that are not urgent.
     pub(super) urgent_at: Time,
     /// Breaks ties.
@@ -61,23 +52,25 @@ pub(super) struct Order {
 #[derive(Debug, Default)]
 struct ClassQueue {
     tag: Virtual,
-    /// The tag of the tenant served last.
-    now: Virtual,
+    shared: SharedTime,
     /// Bounded by the number of tenants.
     tenants: BTreeMap<TenantId, TenantQueue>,
-    /// Tenants with a request to offer, by tag.
+    /// Tenants with a request to offer, by when it would end.
     offering: BTreeSet<(Virtual, TenantId)>,
     /// Requests that wait, offered or set aside.
     waiting: usize,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct TenantQueue {
+struct TenantQueue {
+    /// The service that it has had, divided by its weight.
     tag: Virtual,
-    /// What each request would have been served under equal shares since the beginning.
-    now: Virtual,
-    by_finish: BTreeSet<(Virtual, u64, RequestId)>,
-    by_urgency: BTreeSet<(Time, u64, RequestId)>,
+    weight: f64,
+    /// Under which it is listed as offering.
+    listed: Option<Virtual>,
+    shared: SharedTime,
+    by_finish: BTreeMap<(Virtual, u64), (RequestId, f64)>,
+    by_urgency: BTreeMap<(Time, u64), RequestId>,
     /// Requests that wait, offered or set aside.
     waiting: usize,
     backlog: Backlog,
@@ -85,7 +78,7 @@ pub(super) struct TenantQueue {
 
 impl Order {
     /// A request begins to wait. Returns the virtual time of its queue, from which its finish is counted.
-    pub(super) fn enter(&mut self, place: Place) -> Virtual {
+    pub(super) fn enter(&mut self, place: Place, tenant_weight: f64) -> Virtual {
         let class = &mut self.classes[place.class.index()];
         if class.waiting == 0 {
             class.tag = class.tag.max(self.now);
@@ -93,76 +86,109 @@ impl Order {
         class.waiting += 1;
         let tenant = class.tenants.entry(place.tenant).or_default();
         if tenant.waiting == 0 {
-            tenant.tag = tenant.tag.max(class.now);
+            tenant.weight = tenant_weight;
+            class.shared.join(tenant_weight, (tenant.tag, u64::from(place.tenant.0)));
+            tenant.tag = tenant.tag.max(class.shared.now);
         }
         tenant.waiting += 1;
-        tenant.now
+        tenant.shared.join(1.0, NEVER_SEEN);
+        tenant.shared.now
     }
 
-    /// A request that had entered waits no more; it is not offered any more either.
-    pub(super) fn leave(&mut self, place: Place) {
+    /// A request that had entered waits no more, and is not offered any more either. One that was served is told apart
+    /// by where it stood.
+    pub(super) fn leave(&mut self, place: Place, served: Option<(Virtual, u64)>) {
         let class = &mut self.classes[place.class.index()];
         class.waiting -= 1;
-        if let Some(tenant) = class.tenants.get_mut(&place.tenant) {
-            tenant.waiting -= 1;
+        let Some(tenant) = class.tenants.get_mut(&place.tenant) else { return };
+        tenant.waiting -= 1;
+        tenant.shared.part(1.0, served.unwrap_or(NEVER_SEEN));
+        if tenant.waiting == 0 {
+            class.shared.part(tenant.weight, (tenant.tag, u64::from(place.tenant.0)));
         }
     }
 
     pub(super) fn offer(&mut self, place: Place, id: RequestId, standing: Standing) {
         let class = &mut self.classes[place.class.index()];
         let tenant = class.tenants.entry(place.tenant).or_default();
-        if tenant.by_finish.is_empty() {
-            class.offering.insert((tenant.tag, place.tenant));
-        }
-        tenant.by_finish.insert((standing.finish, standing.arrival, id));
-        tenant.by_urgency.insert((standing.urgent_at, standing.arrival, id));
+        tenant.by_finish.insert((standing.finish, standing.arrival), (id, standing.remaining));
+        tenant.by_urgency.insert((standing.urgent_at, standing.arrival), id);
+        tenant.list(place.tenant, &mut class.offering);
     }
 
-    pub(super) fn withdraw(&mut self, place: Place, id: RequestId, standing: Standing) {
+    pub(super) fn withdraw(&mut self, place: Place, standing: Standing) {
         let class = &mut self.classes[place.class.index()];
         let Some(tenant) = class.tenants.get_mut(&place.tenant) else { return };
-        tenant.by_finish.remove(&(standing.finish, standing.arrival, id));
-        tenant.by_urgency.remove(&(standing.urgent_at, standing.arrival, id));
-        if tenant.by_finish.is_empty() {
-            class.offering.remove(&(tenant.tag, place.tenant));
-        }
+        tenant.by_finish.remove(&(standing.finish, standing.arrival));
+        tenant.by_urgency.remove(&(standing.urgent_at, standing.arrival));
+        tenant.list(place.tenant, &mut class.offering);
     }
 
     /// Whose turn it is; `None` if nothing is offered.
     pub(super) fn first(&mut self, now: Time) -> Option<RequestId> {
         let offering = self.classes.iter().filter(|class| !class.offering.is_empty());
-        let tag = offering.map(|class| class.tag).min()?;
-        let class = self.classes.iter_mut().find(|class| class.tag == tag && !class.offering.is_empty())?;
-        self.now = self.now.max(tag);
-        let (tag, tenant) = *class.offering.first()?;
-        class.now = class.now.max(tag);
-        let tenant = class.tenants.get(&tenant)?;
-        let urgent = tenant.by_urgency.first().filter(|(urgent_at, ..)| *urgent_at <= now);
-        urgent.map(|(.., id)| *id).or_else(|| tenant.by_finish.first().map(|(.., id)| *id))
+        let class = offering.min_by_key(|class| class.tag)?;
+        self.now = self.now.max(class.tag);
+        let tenant = class.tenants.get(&class.offering.first()?.1)?;
+        let urgent = tenant.by_urgency.first_key_value().filter(|((urgent_at, _), _)| *urgent_at <= now);
+        urgent.map(|(_, id)| *id).or_else(|| tenant.by_finish.first_key_value().map(|(_, (id, _))| *id))
     }
 
-    /// Notes that a queue was served for so long. The weights are the class's and the tenant's.
-    pub(super) fn charge(&mut self, place: Place, seconds: f64, (class_weight, tenant_weight): (f64, f64)) {
+    /// Notes that a queue was served for so long.
+    pub(super) fn charge(&mut self, place: Place, seconds: f64, class_weight: f64) {
         let class = &mut self.classes[place.class.index()];
         class.tag.0 += seconds / class_weight;
         let Some(tenant) = class.tenants.get_mut(&place.tenant) else { return };
-        let offering = class.offering.remove(&(tenant.tag, place.tenant));
-        tenant.tag.0 += seconds / tenant_weight;
-        tenant.now.0 += seconds / tenant.waiting.max(1) as f64;
-        if offering {
-            class.offering.insert((tenant.tag, place.tenant));
-        }
+        tenant.tag.0 += seconds / tenant.weight;
+        tenant.shared.advance(seconds);
+        class.shared.advance(seconds);
+        tenant.list(place.tenant, &mut class.offering);
     }
 
     pub(super) fn backlog_mut(&mut self, place: Place) -> &mut Backlog {
         &mut self.classes[place.class.index()].tenants.entry(place.tenant).or_default().backlog
     }
 
-    /// Queues with something in them: whose, how many requests, what work.
-    pub(super) fn queues(&self) -> impl Iterator<Item = (Place, usize, &Backlog)> {
+    /// Queues with something in them, or that have had more than their share.
+    pub(super) fn queues(&self) -> impl Iterator<Item = Queue<'_>> {
         Priority::ALL.into_iter().zip(&self.classes).flat_map(|(class, queue)| {
-            let waiting = queue.tenants.iter().filter(|(_, tenant)| tenant.waiting > 0);
-            waiting.map(move |(&tenant, queue)| (Place { class, tenant }, queue.waiting, &queue.backlog))
+            let tenants =
+                queue.tenants.iter().filter(|(_, tenant)| tenant.waiting > 0 || tenant.tag > queue.shared.now);
+            tenants.map(move |(&tenant, of)| Queue {
+                place: Place { class, tenant },
+                requests: of.waiting,
+                backlog: &of.backlog,
+                lead: of.tag.0 - queue.shared.now.0,
+                head: of.by_finish.first_key_value().map_or(0.0, |(_, (_, remaining))| *remaining),
+            })
         })
     }
+}
+
+impl TenantQueue {
+    /// Lists it under the end of the request that it offers; not at all if it offers none.
+    fn list(&mut self, id: TenantId, offering: &mut BTreeSet<(Virtual, TenantId)>) {
+        let first = self.by_finish.first_key_value();
+        let end = first.map(|(_, (_, remaining))| Virtual(self.tag.0 + remaining / self.weight));
+        if end == self.listed {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut self.listed, end) {
+            offering.remove(&(old, id));
+        }
+        if let Some(end) = end {
+            offering.insert((end, id));
+        }
+    }
+}
+
+/// A summary of a queue.
+pub(super) struct Queue<'a> {
+    pub(super) place: Place,
+    pub(super) requests: usize,
+    pub(super) backlog: &'a Backlog,
+    /// By how much it is ahead of its share, in seconds divided by its weight; behind if negative.
+    pub(super) lead: f64,
+    /// Seconds of the request that it offers.
+    pub(super) head: f64,
 }

@@ -1,14 +1,12 @@
 //! One batch, filled in the order of the policy.
 
 use super::{BatchId, BatchShape, InFlight, Plan, RequestId, Scheduler, Time, UnitId, duration};
-use crate::{
-    Lane,
-    cost::Coefficients,
-    scheduler::policy::{BatchBudget, FairPolicy},
-};
+use crate::{Lane, cost::Coefficients, scheduler::policy::BatchBudget};
 
-/// A request's turn ends after this part of a batch's duration, so that the shares are kept inside batches too.
+/// A request's turn ends after this part of a batch's duration, so that classes share batches too.
 const TURNS_PER_BATCH: f64 = 8.0;
+/// A batch with less than this part of its duration left is not searched for a unit that is small enough.
+const ROOM_WORTH_FILLING: f64 = 0.2;
 
 /// A batch while it is filled.
 struct Draft {
@@ -44,8 +42,11 @@ impl Draft {
         seconds <= self.seconds_max && self.start + duration(seconds) <= self.deadline.min(deadline)
     }
 
+    /// Whether there is no use in looking for more.
     fn is_full(&self) -> bool {
-        self.tokens == self.budget.tokens || self.units.len() == self.budget.sequences as usize
+        let full = self.tokens == self.budget.tokens || self.units.len() == self.budget.sequences as usize;
+        let left = self.seconds_max - self.coefficients.seconds(self.shape);
+        full || !self.units.is_empty() && left < ROOM_WORTH_FILLING * self.seconds_max
     }
 
     /// Adds a unit and returns the seconds that it adds.
@@ -82,7 +83,10 @@ impl Scheduler {
             }
         }
         for id in aside {
-            self.rank(now, id);
+            let waiting = &self.waiting[&id];
+            if let Some(standing) = waiting.standing {
+                self.order.offer(waiting.place, id, standing);
+            }
         }
         draft.map(|draft| self.launch(now, draft))
     }
@@ -135,22 +139,19 @@ impl Scheduler {
         self.order.backlog_mut(place).subtract(draft.lane, shape);
         self.queued_units -= packed;
         self.queued_tokens -= tokens;
-        let weights = self
-            .fair()
-            .map_or((1.0, 1.0), |fair: &FairPolicy| (fair.class_weight(place.class), fair.tenant_weight(place.tenant)));
-        self.order.charge(place, seconds, weights);
+        let class_weight = self.fair().map_or(1.0, |fair| fair.class_weight(place.class));
+        self.order.charge(place, seconds, class_weight);
         if self.waiting[&id].units.is_empty() {
             self.cancel(id);
         }
         packed
     }
 
-    /// Takes a request out of the order until it is ranked again.
+    /// Takes a request out of the order until the batch is full.
     fn set_aside(&mut self, id: RequestId) {
-        let Some(waiting) = self.waiting.get_mut(&id) else { return };
-        if let Some(standing) = waiting.standing.take() {
-            self.order.withdraw(waiting.place, id, standing);
-            self.by_latest_start.remove(&(waiting.latest_start, waiting.arrival, id));
+        let waiting = &self.waiting[&id];
+        if let Some(standing) = waiting.standing {
+            self.order.withdraw(waiting.place, standing);
         }
     }
 
@@ -158,7 +159,7 @@ impl Scheduler {
     fn mark_late(&mut self, id: RequestId) {
         let Some(waiting) = self.waiting.get_mut(&id) else { return };
         if let Some(standing) = waiting.standing {
-            self.order.withdraw(waiting.place, id, standing);
+            self.order.withdraw(waiting.place, standing);
             self.by_latest_start.remove(&(waiting.latest_start, waiting.arrival, id));
             waiting.latest_start = Time::ZERO;
             self.by_latest_start.insert((Time::ZERO, waiting.arrival, id));
@@ -170,7 +171,8 @@ impl Scheduler {
         let batch = BatchId(self.batches);
         self.batches += 1;
         let predicted = coefficients.seconds(shape);
-        let confidence = self.cost.confidence(now, lane);
+        // First come, first served predicts nothing.
+        let confidence = self.fair().map_or(0.0, |_| self.cost.confidence(now, lane));
         self.in_flight.insert(batch, InFlight { lane, shape, dispatched: now, predicted, confidence });
         Plan { batch, lane, units, tokens, shape, predicted: duration(predicted) }
     }
