@@ -58,7 +58,7 @@ pub use tonic::Code;
 pub use client::Client;
 pub use embedding::{Matrix, MatrixError};
 pub use error::{ClientError, FieldViolation, Reason, StatusError};
-pub use options::{ClientOptions, Compression};
+pub use options::{BearerToken, ClientOptions, Compression};
 pub use request::{Explain, Rerank};
 pub use retry::RetryPolicy;
 pub use stream::{Answer, Answers, Update, Updates};

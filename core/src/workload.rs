@@ -65,7 +65,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     check::{WorkloadFault, WorkloadFaults},
-    period::PeriodError,
+    period::{PeriodError, format as format_period, parse as parse_period},
     random::Random,
     sizes::{Shape, Sizes, Weighted},
     traffic::{Arrival, Arrivals, Caller, Document, Request, Traffic},

@@ -64,12 +64,25 @@ impl Workload {
             faults.within(index);
             faults.require(!duplicate, "name", "is used twice");
             stream.check(self.duration, &mut faults);
+            let earlier = self.streams[..index].iter().find(|earlier| earlier.namespace() == stream.namespace());
+            let alike = |earlier: &Stream| {
+                earlier.content == stream.content && earlier.document_tokens == stream.document_tokens
+            };
+            let one_pool = stream.namespace().is_none() || earlier.is_none_or(alike);
+            faults.require(one_pool, "content", "shares a namespace with a stream of another pool or document_tokens");
         }
         if faults.found.is_empty() { Ok(()) } else { Err(WorkloadFaults(faults.found)) }
     }
 }
 
 impl Stream {
+    fn namespace(&self) -> Option<&str> {
+        match &self.content {
+            Content::Stored { namespace, .. } => Some(namespace),
+            Content::Text | Content::Vectors { .. } => None,
+        }
+    }
+
     fn check(&self, duration: Duration, faults: &mut Faults) {
         let named = |name: &str, bytes_max| (1..=bytes_max).contains(&name.len());
         faults.require(named(&self.name, NAME_BYTES_MAX), "name", &format!("must be 1 to {NAME_BYTES_MAX} bytes"));

@@ -155,6 +155,9 @@ fn every_fault_is_reported_with_its_key() {
     );
     let small = Content::Stored { namespace: String::new(), pool: 8 };
     check(&|w| w.streams[2].content = small.clone(), &["stream[2].content.namespace", "stream[2].content.pool"]);
+    let larger = Content::Stored { namespace: "load".to_owned(), pool: 13 };
+    check(&|w| w.streams[0].content = larger.clone(), &["stream[2].content"]);
+    check(&|w| w.streams[0].content = w.streams[2].content.clone(), &[]);
     check(&|w| w.streams[0].content = Content::Vectors { dim: 0 }, &["stream[0].content.dim"]);
     check(&|w| w.streams[0].distinct = Some(0), &["stream[0].distinct"]);
     check(&|w| w.streams[1].tenant = Some(String::new()), &["stream[1].tenant"]);
