@@ -9,6 +9,7 @@ mod rerank_many;
 mod token_store;
 mod token_vectors;
 
+use rerank::AnswerMargin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ struct Shared {
     permits: Permits,
     preparer: Preparer,
     drain: Drain,
+    answer_margin: AnswerMargin,
     warm: OnceLock<Warm>,
 }
 
@@ -65,7 +67,8 @@ impl App {
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
         let AppParts { limits, default_deadline, permits, preparer, drain } = parts;
-        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, drain, warm: OnceLock::new() }))
+        let (answer_margin, warm) = (AnswerMargin::default(), OnceLock::new());
+        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, drain, answer_margin, warm }))
     }
 
     /// Lets calls in. Once; later calls change nothing.

@@ -3,8 +3,9 @@
 //! One request's way through: [`grpc`] decodes → [`validate`] parses once → [`engine::permit`] admits →
 //! [`subject`] finds what is stored →
 //! [`prepare`] tokenizes and cuts → [`engine`] batches and computes → [`scoring`] puts scores together →
-//! [`grpc`] answers. Cancellation and permits go back against the stream, both by drop.
+//! [`cascade`] puts documents in order, stage after stage → [`grpc`] answers. Cancellation and permits go back against the stream, both by drop.
 
+pub mod cascade;
 pub mod config;
 pub mod engine;
 pub mod grpc;

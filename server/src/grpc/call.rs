@@ -137,9 +137,14 @@ impl App {
         tokens: u64,
         deadline: Instant,
     ) -> Result<(Permit, Admitted), Refusal> {
-        let permit = permit.grown(Work { tokens, ..Work::default() }).map_err(|rejected| overloaded(&rejected))?;
+        let permit = self.admit_more_tokens(permit, tokens)?;
         counted::admitted();
         Ok((permit, Admitted { deadline, outcome: None }))
+    }
+
+    /// Room for further tokens of an admitted request.
+    pub(super) fn admit_more_tokens(&self, permit: Permit, tokens: u64) -> Result<Permit, Refusal> {
+        permit.grown(Work { tokens, ..Work::default() }).map_err(|rejected| overloaded(&rejected))
     }
 
     /// A point of the runtime on the engine's clock.

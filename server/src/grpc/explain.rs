@@ -32,7 +32,8 @@ impl App {
         let job = Arc::new(validate::explain(request, &warm.models, &self.0.limits)?);
         let model = warm.models.get(job.model);
         let permit = self.admit(job.documents.len(), job.bytes())?;
-        let subjects = self.subjects(&job, |job| &job.documents, model.digest).await?;
+        let subjects =
+            self.subjects(&job, |job| &job.documents, (0..job.documents.len()).collect(), model.digest).await?;
         let texts = self.spell(&job, model).await?;
         let encoded = texts.encoded(&subjects);
         let (permit, mut admitted) =
