@@ -278,7 +278,7 @@ fn stored_documents_are_reranked_by_id() {
 └───┴──────────┴────┴────────────────┴───────┘
 3 of 3 documents, late_interaction, counting, 1504.0 ms, 1 unscored
 ";
-    let note = "sluice: the answer is partial; unscored documents: 1 not stored\n";
+    let note = "sluice: the answer is partial: stored_document_unavailable; unscored documents: 1 not stored\n";
     assert_eq!((ran.code, ran.stderr.as_str(), ran.stdout.as_str()), (0, note, expected));
 
     let ran = rerank("{\"id\":\"c\"}\n{\"id\":\"b\"}\n", &["--json", "--top-n", "1"]);
