@@ -285,7 +285,7 @@ fn stored_documents_are_reranked_by_id() {
     assert_eq!((ran.code, ran.stderr.as_str()), (0, "sluice: the answer is partial: stored_document_unavailable\n"));
     let found: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(found["partial_reasons"], json!(["stored_document_unavailable"]));
-    let row = json!({"rank": 1, "index": 1, "id": "b", "score": 2.0, "unscored": false, "source": "stored", "tokens": 7,
+    let row = json!({"rank": 1, "index": 1, "id": "b", "score": 2.0, "stage": 0, "unscored": false, "source": "stored", "tokens": 7,
                      "truncated": false, "best_chunk": null, "text": null});
     assert_eq!((&found["partial"], &found["results"]), (&json!(true), &json!([row])));
     let ran = rerank("{\"id\":\"c\"}\n", &["--json"]);
