@@ -9,6 +9,7 @@ mod rerank_many;
 mod token_store;
 mod token_vectors;
 
+use rerank::AnswerMargin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ struct Shared {
     preparer: Preparer,
     drain: Drain,
     tenants: Tenants,
+    answer_margin: AnswerMargin,
     warm: OnceLock<Warm>,
 }
 
@@ -72,8 +74,8 @@ impl App {
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
         let AppParts { limits, default_deadline, permits, preparer, drain, tenants } = parts;
-        let warm = OnceLock::new();
-        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, drain, tenants, warm }))
+        let (answer_margin, warm) = (AnswerMargin::default(), OnceLock::new());
+        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, drain, tenants, answer_margin, warm }))
     }
 
     /// Lets calls in. Once; later calls change nothing.

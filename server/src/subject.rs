@@ -56,9 +56,9 @@ pub enum Subject {
 impl Subject {
     /// What is scored of each document for the model of that digest. Without a store everything stored is missing.
     #[must_use]
-    pub fn of(documents: &[Document], model: ModelDigest, store: Option<&Store>) -> Vec<Self> {
+    pub fn of(documents: &[&Document], model: ModelDigest, store: Option<&Store>) -> Vec<Self> {
         let mut stored = store.map_or_else(HashMap::new, |store| look_up(documents, model, store));
-        let subject = |(index, document): (usize, &Document)| match &document.content {
+        let subject = |(index, document): (usize, &&Document)| match &document.content {
             Content::Text(_) => Self::Text(Source::Text),
             Content::Vectors(vectors) => {
                 Self::Vectors { vectors: Arc::clone(vectors), truncated: false, source: Source::Request }
@@ -134,7 +134,7 @@ pub struct StoredVectors {
 }
 
 /// What the store has of each document, by its index; a namespace is asked once.
-fn look_up(documents: &[Document], model: ModelDigest, store: &Store) -> HashMap<usize, StoredVectors> {
+fn look_up(documents: &[&Document], model: ModelDigest, store: &Store) -> HashMap<usize, StoredVectors> {
     let mut by_namespace: HashMap<&Namespace, Vec<usize>> = HashMap::new();
     for (index, document) in documents.iter().enumerate() {
         if let Content::Stored(reference) = &document.content {

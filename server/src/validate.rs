@@ -43,12 +43,14 @@ pub fn rerank(request: wire::RerankRequest, models: &Models, limits: &Limits) ->
     let mut faults = Faults::default();
     faults.model_name("model", &request.model);
     faults.top(&request);
-    let wanted = faults.wanted_stages(&request);
+    let mut of_stages = Faults::default();
+    let wanted = of_stages.wanted_stages(&request);
     // Faults of a request for an unknown model come before its name, as far as they can be found without the model.
     let dim = stages::dim_of_vectors(&wanted, models);
     let query = faults.query(request.query, dim, limits);
     faults.count("documents", request.documents.len(), limits.documents_per_request_max);
     let documents = faults.documents(request.documents, dim, limits);
+    faults.extend(of_stages);
     let score_kind = faults.score_kind(request.score_kind);
     let truncation = request.truncation.unwrap_or_default();
     let long_document = faults.long_document(truncation.long_document);
@@ -184,6 +186,11 @@ impl Faults {
         if self.0.len() < FAULTS_MAX {
             self.0.push(FieldFault { field: field.into(), description: description.into() });
         }
+    }
+
+    fn extend(&mut self, others: Self) {
+        let room = FAULTS_MAX.saturating_sub(self.0.len());
+        self.0.extend(others.0.into_iter().take(room));
     }
 
     fn unknown_value<T>(&mut self, field: &str, value: i32, otherwise: T) -> T {

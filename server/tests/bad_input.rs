@@ -14,7 +14,6 @@ use sluice_proto::{
         Budget, Document, Method, Query, RerankRequest, ScoreKind, Stage, StoredDocument, Truncation, document,
     },
 };
-use sluice_server::config::ModelConfig;
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -110,18 +109,10 @@ fn staged(change: impl FnOnce(&mut RerankRequest)) -> RerankRequest {
 
 #[tokio::test]
 async fn each_fault_of_a_stage_names_its_field() {
-    let server = TestServer::scripted("max_tokens = 64\ndim = 4\n", |config| {
-        let source = config.model[0].source.clone();
-        let script = source.strip_prefix("scripted:").expect("a scripted model");
-        let beside = |name: &str, text: &str| {
-            let file = std::path::Path::new(script).with_file_name(format!("{name}.toml"));
-            std::fs::write(&file, text).expect("a script");
-            ModelConfig { name: name.to_owned(), source: format!("scripted:{}", file.display()) }
-        };
-        config.model.push(beside("wide", "max_tokens = 64\ndim = 8\n"));
-        config.model.push(beside("dense", "max_tokens = 64\ncapabilities = [\"dense\"]\n"));
-    })
-    .await;
+    let narrow = "max_tokens = 64\ndim = 4\n";
+    let dense = "max_tokens = 64\ncapabilities = [\"dense\"]\n";
+    let models = [("model", narrow), ("wide", "max_tokens = 64\ndim = 8\n"), ("dense", dense)];
+    let server = TestServer::several(&models, |_| ()).await;
     let embedding = |rows: u32| {
         let content = document::Content::Embedding(Embedding {
             data: vec![0; 4 * 4 * rows as usize].into(),
@@ -192,10 +183,9 @@ async fn each_fault_of_a_stage_names_its_field() {
             "{name}"
         );
     }
-    for change in [
-        |r: &mut RerankRequest| r.stages[1].model = "elsewhere".to_owned(),
-        |r: &mut RerankRequest| r.model = "elsewhere".to_owned(),
-    ] {
+    let unknown: [fn(&mut RerankRequest); 2] =
+        [|r| r.stages[1].model = "elsewhere".to_owned(), |r| r.model = "elsewhere".to_owned()];
+    for change in unknown {
         let status = client.rerank(staged(change)).await.expect_err("no such model");
         assert_eq!(status.code(), Code::NotFound, "{status:?}");
     }

@@ -61,6 +61,7 @@ pub(crate) struct Seen {
     /// The deadline that was sent.
     pub timeout: Option<Duration>,
     pub user_agent: String,
+    pub authorization: Option<String>,
     /// Compression of the request.
     pub encoding: Option<String>,
     pub request: RerankRequest,
@@ -199,6 +200,7 @@ impl Service {
             at: Instant::now(),
             timeout: header("grpc-timeout").map(|value| grpc_timeout(&value)),
             user_agent: header("user-agent").unwrap_or_default(),
+            authorization: header("authorization"),
             encoding: header("grpc-encoding"),
             request,
         });

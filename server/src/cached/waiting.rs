@@ -126,7 +126,7 @@ impl Waiting {
         if slots.remaining > 0 && slots.failure.is_none() {
             slots.failure = Some(error);
             // What came in time is worth something to who asked for parts.
-            if error != EngineError::Expired {
+            if !matches!(error, EngineError::Expired | EngineError::Unreachable) {
                 slots.ready = Vec::new();
             }
         }

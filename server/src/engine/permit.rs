@@ -103,7 +103,10 @@ impl Permits {
     }
 
     fn permit(&self, terms: Terms, admitted: Option<Admitted>) -> Permit {
-        Permit(Arc::new(Holding { terms, held: Mutex::new((admitted, Outcome::Gone)), permits: self.clone() }))
+        Permit {
+            terms,
+            holding: Arc::new(Holding { held: Mutex::new((admitted, Outcome::Gone)), permits: self.clone() }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -119,11 +122,13 @@ fn arrival(terms: Terms, work: Work, units: &[(Lane, BatchShape)]) -> Arrival<'_
 
 /// What one request holds until the last clone of this is dropped.
 #[derive(Clone, Debug)]
-pub struct Permit(Arc<Holding>);
+pub struct Permit {
+    terms: Terms,
+    holding: Arc<Holding>,
+}
 
 #[derive(Debug)]
 struct Holding {
-    terms: Terms,
     /// `None` if it is borrowed; and how the request ended.
     held: Mutex<(Option<Admitted>, Outcome)>,
     permits: Permits,
@@ -133,7 +138,13 @@ impl Permit {
     /// What was agreed for it.
     #[must_use]
     pub fn terms(&self) -> Terms {
-        self.0.terms
+        self.terms
+    }
+
+    /// The same room for a part of the request that has terms of its own.
+    #[must_use]
+    pub fn under(self, terms: Terms) -> Self {
+        Self { terms, ..self }
     }
 
     /// The same permit with room for `more`, now that its units are known; dropped, and given back, if there is none.
@@ -141,10 +152,10 @@ impl Permit {
     /// # Errors
     /// [`Refused`] says why not.
     pub fn grown(self, more: Work, units: &[(Lane, BatchShape)]) -> Result<Self, Refused> {
-        let units = if self.0.permits.predictive { units } else { &[] };
-        if let (Some(admitted), _) = &mut *self.0.held() {
-            let now = self.0.permits.clock.now();
-            let mut shared = self.0.permits.lock();
+        let units = if self.holding.permits.predictive { units } else { &[] };
+        if let (Some(admitted), _) = &mut *self.holding.held() {
+            let now = self.holding.permits.clock.now();
+            let mut shared = self.holding.permits.lock();
             let Shared { admission, forecast, .. } = &mut *shared;
             admission.grow(now, admitted, more, units, forecast)?;
             drop(shared);
@@ -155,19 +166,19 @@ impl Permit {
 
     /// The scheduler's forecast counts it from now on.
     pub(super) fn queued(&self) {
-        if let (Some(admitted), _) = &mut *self.0.held() {
-            self.0.permits.lock().admission.queued(admitted);
+        if let (Some(admitted), _) = &mut *self.holding.held() {
+            self.holding.permits.lock().admission.queued(admitted);
         }
     }
 
     /// Notes how the request ended; without a word, nothing is learnt from it.
     pub(super) fn note(&self, outcome: Outcome) {
-        self.0.held().1 = outcome;
+        self.holding.held().1 = outcome;
     }
 
     /// The time now.
     pub(super) fn now(&self) -> Time {
-        self.0.permits.clock.now()
+        self.holding.permits.clock.now()
     }
 }
 

@@ -178,8 +178,7 @@ impl App {
         work: &[(Lane, BatchShape)],
     ) -> Result<(Permit, Admitted), Refusal> {
         let terms = permit.terms();
-        let grown = permit.grown(Work { tokens, ..Work::default() }, work);
-        let permit = grown.map_err(|refused| self.refused(&refused, terms))?;
+        let permit = self.admit_more_tokens(permit, tokens, work)?;
         counted::admitted();
         // No deadline is further away than that.
         let deadline = self.0.preparer.clock.instant(terms.deadline).unwrap_or_else(|| Instant::now() + TIMEOUT_MAX);
@@ -202,6 +201,18 @@ impl App {
             }
             Refused::Unreachable { .. } => Refusal::DeadlineExceeded { phase: "unreachable" },
         }
+    }
+
+    /// Room for further tokens of an admitted request, and time for further work.
+    pub(super) fn admit_more_tokens(
+        &self,
+        permit: Permit,
+        tokens: u64,
+        work: &[(Lane, BatchShape)],
+    ) -> Result<Permit, Refusal> {
+        let terms = permit.terms();
+        let grown = permit.grown(Work { tokens, ..Work::default() }, work);
+        grown.map_err(|refused| self.refused(&refused, terms))
     }
 
     /// A point of the runtime on the engine's clock.

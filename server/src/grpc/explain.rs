@@ -42,7 +42,8 @@ impl App {
         let terms = self.terms(caller, Priority::Interactive, Worth::Whole);
         let guessed = permit::Texts { lane, count: job.documents.len() as u64, bytes: job.bytes() };
         let permit = self.admit(terms, guessed, job.documents.len(), job.bytes())?;
-        let subjects = self.subjects(&job, |job| &job.documents, model.digest).await?;
+        let subjects =
+            self.subjects(&job, |job| &job.documents, (0..job.documents.len()).collect(), model.digest).await?;
         let texts = self.spell(&job, model).await?;
         let encoded = texts.encoded(&subjects);
         let lengths = || encoded.iter().map(|ids| u32::try_from(ids.len()).unwrap_or(u32::MAX));

@@ -193,7 +193,7 @@ async fn streams_send_what_is_scored() {
         };
         match update {
             Update::Scores(scores) => scored.extend(scores.documents.iter().map(|document| document.index)),
-            Update::Stage(_) => panic!("no stages were asked for"),
+            Update::Stage(_) => unreachable!("no stages were asked for"),
             Update::Response(response) => break response,
         }
     };
