@@ -1,5 +1,7 @@
 //! x86-64 with AVX-512 and its byte products (VNNI): 16 lanes, 32 registers.
 
+#![allow(clippy::needless_range_loop, reason = "registers of a block by their numbers")]
+
 use std::arch::x86_64::*;
 
 use super::{Kernel, Out, Rows, Simd, Tile, math};

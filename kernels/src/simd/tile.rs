@@ -6,6 +6,8 @@
 //!
 //! Every sum adds up in order of depth, whatever tile it is in: which rows are together changes no bit.
 
+#![allow(clippy::needless_range_loop, reason = "an iterator over an array of registers puts it into memory")]
+
 use std::{hint::black_box, mem::MaybeUninit};
 
 use super::Simd;
@@ -180,8 +182,8 @@ impl<S: Simd, const R: usize, const V: usize> Micro<S> for Tile<R, V> {
                 for v in 0..V {
                     // SAFETY: no tile is larger than the memory.
                     unsafe {
-                        simd.store_i32(memory.as_mut_ptr().cast::<i32>().add((r * V + v) * S::LANES), sums[r][v])
-                    };
+                        simd.store_i32(memory.as_mut_ptr().cast::<i32>().add((r * V + v) * S::LANES), sums[r][v]);
+                    }
                 }
             }
             // Sums that nobody was seen to store would not be seen as vectors either.
