@@ -114,12 +114,12 @@ impl Standings {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use sluice_core::ModelIndex;
+    use sluice_core::{ModelIndex, Priority};
 
     use super::*;
     use crate::{
         engine::SlotValue,
-        job::{Budget, CachePolicy, LongDocument, Method, Priority, Query, ScoreKind, StageJob},
+        job::{Budget, CachePolicy, LongDocument, Method, Query, ScoreKind, StageJob},
         subject::Unavailable,
     };
 
