@@ -24,7 +24,7 @@
 //! | `outcomes` | `[{"status", "reason", "count"}]`; see below |
 //! | `latency_seconds` | of answers, from the intended time |
 //! | `service_seconds` | of answers, from sending: what a closed loop would have told |
-//! | `refusal_seconds` | from sending to a status that the server sent |
+//! | `refusal_seconds` | from sending to a status that the server sent; without `DEADLINE_EXCEEDED`, which comes when it must |
 //! | `lag_seconds` | from the intended time to sending |
 //!
 //! Each of the last four is `null` or `{"count", "mean", "p50", "p90", "p95", "p99", "p999", "max"}` with percentiles

@@ -116,7 +116,7 @@ struct Counts {
     latency: Vec<Histogram<u32>>,
     /// Of answered requests, from sending.
     service: Histogram<u32>,
-    /// Of requests that the server refused, from sending.
+    /// Of requests that the server refused, from sending; what expired there is not among them.
     refusal: Histogram<u32>,
     /// From the intended time to sending.
     lag: Histogram<u32>,
@@ -175,8 +175,8 @@ impl Counts {
                 ("OK", "")
             }
             End::Failed { status, reason } => {
-                // What a timer ended, or never reached a server, nobody refused.
-                if !matches!(reason.as_str(), NO_ANSWER | UNREACHABLE) {
+                // What ended at its deadline, or never reached a server, nobody refused.
+                if *status != "DEADLINE_EXCEEDED" && reason != UNREACHABLE {
                     record(&mut self.refusal, sample.service);
                 }
                 (*status, reason.as_str())
