@@ -11,12 +11,14 @@
 //! | [`batch`] | what a packed batch looks like |
 //! | [`backend`] | what a device must be able to do |
 //! | [`rank`] | who comes first |
+//! | [`fusion`] | how several lists become one |
 //! | [`evaluate`] | how good an order is |
 
 pub mod admission;
 pub mod backend;
 pub mod batch;
 pub mod evaluate;
+pub mod fusion;
 pub mod rank;
 pub mod scheduler;
 mod time;
