@@ -1,1 +1,7 @@
 //! The first stage: finds candidates by words, by dense and by learned-sparse vectors, and fuses what it finds.
+
+pub mod document;
+pub mod filter;
+pub mod identity;
+pub mod payload;
+pub mod schema;
