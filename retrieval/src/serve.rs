@@ -28,9 +28,6 @@ use crate::{
 /// Health is reported for this and for the empty name.
 pub const SERVICES: [&str; 1] = ["sluice.retrieval.v1.RetrievalService"];
 
-/// Opens the collections in a folder; may wait for the disk.
-pub type OpenStore = fn(&Path, &ShardConfig) -> Result<Arc<dyn Store>, StoreError>;
-
 /// A shard with its ports bound and nothing opened.
 pub struct Shard {
     config: ShardConfig,
@@ -122,12 +119,15 @@ impl Shard {
         self.serving.subscribe()
     }
 
-    /// Serves until `drain` is through. The port answers health checks from the start, and requests once the collections
-    /// are open.
+    /// Serves until `drain` is through. The port answers health checks from the start, and requests once `open` has opened
+    /// the collections in the configured folder; it may wait for the disk.
     ///
     /// # Errors
     /// If the collections cannot be opened: the shard then does not go on without some of them.
-    pub async fn run(self, open: OpenStore, drain: Drain) -> Result<Ending, ShardError> {
+    pub async fn run<O>(self, open: O, drain: Drain) -> Result<Ending, ShardError>
+    where
+        O: FnOnce(&Path, &ShardConfig) -> Result<Arc<dyn Store>, StoreError> + Send + 'static,
+    {
         // The ports that were taken: what is configured may leave the choice to the system.
         let (listen, metrics_listen) = (self.local_addr().unwrap_or(self.config.listen), self.metrics_addr());
         let Self { config, processors, listener, metrics_listener, metrics, serving, interference } = self;
@@ -179,7 +179,10 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, ShardError> {
 }
 
 /// Opens what is in the data folder, on a thread that may wait for the disk.
-async fn opened(open: OpenStore, config: &ShardConfig) -> Result<Arc<dyn Store>, ShardError> {
+async fn opened<O>(open: O, config: &ShardConfig) -> Result<Arc<dyn Store>, ShardError>
+where
+    O: FnOnce(&Path, &ShardConfig) -> Result<Arc<dyn Store>, StoreError> + Send + 'static,
+{
     let folder = config.data.clone().ok_or(ShardError::NoData)?;
     let config = config.clone();
     let opening = tokio::task::spawn_blocking(move || {
