@@ -5,3 +5,6 @@ pub mod filter;
 pub mod identity;
 pub mod payload;
 pub mod schema;
+pub mod truth;
+
+pub use self::identity::{ContentHash, DocId, Lsn};
