@@ -1,10 +1,12 @@
 //! The first stage: finds candidates by words, by dense and by learned-sparse vectors, and fuses what it finds.
 
+pub mod collection;
 pub mod document;
 pub mod filter;
 pub mod identity;
 pub mod payload;
 pub mod schema;
+pub mod shard;
 pub mod truth;
 
 pub use self::identity::{ContentHash, DocId, Lsn};
