@@ -34,6 +34,8 @@ pub const MAP_BYTES_DEFAULT: u64 = 64 << 30;
 /// LMDB's bookkeeping takes some pages; less than this holds nothing.
 const MAP_BYTES_MIN: u64 = 1 << 20;
 const TABLES_MAX: u32 = 8;
+/// A slot of 64 bytes for each reader, and a page for the rest.
+const LOCK_BYTES: usize = 64 * READERS_MAX as usize + 4_096;
 
 /// An open environment.
 #[derive(Debug)]
@@ -45,6 +47,7 @@ pub(super) struct Environment {
 
 impl Environment {
     pub(super) fn open(folder: &Path, map_bytes: u64) -> Result<Self, StorageError> {
+        allocate_lock(folder)?;
         // A whole number of pages, whatever their size is here.
         let map_bytes = map_bytes.max(MAP_BYTES_MIN).next_multiple_of(1 << 16);
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
@@ -136,6 +139,19 @@ impl Environment {
             Ok(()) => removed.map_err(|error| disk("remove", &path)(error).into()),
         }
     }
+}
+
+/// LMDB maps its lock file and writes to the map. Where the file has holes and the disk is full, that is a SIGBUS instead
+/// of an error: so the file is written in full before, and LMDB takes it at that length.
+fn allocate_lock(folder: &Path) -> Result<(), StorageError> {
+    let path = folder.join("lock.mdb");
+    if fs::metadata(&path).is_ok_and(|file| file.len() >= LOCK_BYTES as u64) {
+        return Ok(());
+    }
+    fs::write(&path, [0; LOCK_BYTES]).map_err(|source| match is_full(&source) {
+        true => StorageError::NoRoom { folder: folder.to_owned() },
+        false => disk("write", &path)(source).into(),
+    })
 }
 
 fn fault(error: heed::Error, path: &Path, map_bytes: u64) -> StorageError {
