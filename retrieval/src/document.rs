@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     identity::{ContentHash, DocId, Lsn},
-    payload::Payload,
+    payload::{Payload, PayloadValue, Scalar},
 };
 
 /// What is stored under one external id.
@@ -49,4 +49,16 @@ pub struct StoredDocument {
     pub texts: BTreeMap<String, String>,
     /// Values by field, as they came.
     pub payload: Payload,
+}
+
+impl Document {
+    /// Bytes of its texts, payload and vectors: what bounds on batches count.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let texts: usize = self.texts.values().map(String::len).sum();
+        let payload: usize = self.payload.values().flat_map(PayloadValue::scalars).map(Scalar::bytes).sum();
+        let dense: usize = self.dense.values().map(|vector| vector.len() * 4).sum();
+        let sparse: usize = self.sparse.values().map(|vector| vector.indices.len() * 8).sum();
+        self.id.len() + texts + payload + dense + sparse
+    }
 }

@@ -1,6 +1,8 @@
 //! The first stage: finds candidates by words, by dense and by learned-sparse vectors, and fuses what it finds.
 
+pub mod collection;
 pub mod config;
+pub mod dense;
 pub mod document;
 pub mod filter;
 pub mod grpc;
@@ -10,6 +12,10 @@ pub mod payload;
 pub mod schema;
 pub mod search;
 pub mod serve;
+pub mod shard;
 pub mod store;
+pub mod truth;
 pub mod validate;
 pub mod vector_index;
+
+pub use self::identity::{ContentHash, DocId, Lsn};

@@ -4,6 +4,7 @@ mod check;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::check::check_id;
 pub use self::check::{DocumentFault, SchemaFault, VectorFault};
 use crate::{document::Document, identity::ContentHash, payload::PayloadKind};
 
