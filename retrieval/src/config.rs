@@ -10,7 +10,10 @@ use sluice_service::{
     telemetry::{LogFormat, log_filter_fault},
 };
 
-use crate::search::SearchSettings;
+use crate::{
+    collection::CollectionOptions, dense::GraphOptions, indexes::IndexOptions, lexical::LexicalOptions,
+    search::SearchSettings, shard::ShardOptions,
+};
 
 /// The whole configuration, resolved: `--print-config` shows one of these.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,6 +34,8 @@ pub struct ShardConfig {
     pub limits: Limits,
     /// Searching.
     pub search: SearchConfig,
+    /// What is kept.
+    pub store: StoreConfig,
     /// Stopping.
     pub drain: DrainConfig,
     /// Logging.
@@ -72,6 +77,31 @@ pub struct SearchConfig {
     pub question_words: Vec<String>,
 }
 
+/// What is kept, and how.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreConfig {
+    /// Collections; each has threads and open files. 1 to 1,024.
+    pub collections_max: usize,
+    /// Bytes that a collection's documents and log may grow to: address space, not disk, until it is used.
+    #[serde(with = "config::bytes")]
+    pub collection_bytes_max: u64,
+    /// Batches of a collection that wait to be written: bounds memory.
+    pub queued_batches_max: usize,
+    /// Memory of each collection in which words are gathered before they become a segment.
+    #[serde(with = "config::bytes")]
+    pub lexical_writer_bytes: usize,
+    /// Neighbours of a vector in a graph of dense vectors (M).
+    pub graph_connectivity: usize,
+    /// Vectors that are looked at to find a new one's neighbours (`ef_construction`).
+    pub graph_ef_construction: usize,
+    /// Vectors that a search takes from the graph and scores exactly (`ef_search`); half as many again as `k` if that is
+    /// more.
+    pub graph_candidates: usize,
+    /// Threads of each graph that link new vectors.
+    pub graph_threads: usize,
+}
+
 /// Logging, to standard error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -106,6 +136,7 @@ impl Default for ShardConfig {
             grpc: GrpcConfig::default(),
             limits: Limits::default(),
             search: SearchConfig::default(),
+            store: StoreConfig::default(),
             drain: DrainConfig::default(),
             log: LogConfig::default(),
         }
@@ -137,6 +168,22 @@ impl Default for SearchConfig {
     }
 }
 
+impl Default for StoreConfig {
+    fn default() -> Self {
+        let (shard, indexes) = (ShardOptions::default(), IndexOptions::default());
+        Self {
+            collections_max: shard.collections_max,
+            collection_bytes_max: shard.collection.map_bytes,
+            queued_batches_max: shard.collection.queue_batches_max,
+            lexical_writer_bytes: indexes.lexical.writer_bytes,
+            graph_connectivity: indexes.graph.connectivity,
+            graph_ef_construction: indexes.graph.ef_construction,
+            graph_candidates: indexes.graph.candidates,
+            graph_threads: indexes.graph.threads,
+        }
+    }
+}
+
 impl Default for LogConfig {
     fn default() -> Self {
         Self { format: LogFormat::Auto, filter: "info".to_owned() }
@@ -163,6 +210,16 @@ impl ShardConfig {
         require(limits.query_bytes_max > 0, "limits.query_bytes_max", "must be at least 1");
         require(limits.candidates_max > 0, "limits.candidates_max", "must be at least 1");
         require(limits.hits_max > 0, "limits.hits_max", "must be at least 1");
+        let store = &self.store;
+        require((1..=1024).contains(&store.collections_max), "store.collections_max", "must be 1 to 1024");
+        require(store.collection_bytes_max >= 1 << 20, "store.collection_bytes_max", "must be at least 1MiB");
+        require(store.queued_batches_max > 0, "store.queued_batches_max", "must be at least 1");
+        let writer = (15_000_000..1 << 32).contains(&store.lexical_writer_bytes);
+        require(writer, "store.lexical_writer_bytes", "must be at least 15MB and less than 4GiB");
+        require((2..=256).contains(&store.graph_connectivity), "store.graph_connectivity", "must be 2 to 256");
+        require(store.graph_ef_construction > 0, "store.graph_ef_construction", "must be at least 1");
+        require(store.graph_candidates > 0, "store.graph_candidates", "must be at least 1");
+        require(store.graph_threads > 0, "store.graph_threads", "must be at least 1");
         let search = &self.search;
         require(search.queued_legs_max > 0, "search.queued_legs_max", "must be at least 1");
         let share = search.leg_share > 0.0 && search.leg_share < 1.0;
@@ -170,6 +227,32 @@ impl ShardConfig {
         let lower = search.question_words.iter().all(|word| *word == word.to_lowercase() && !word.is_empty());
         require(lower, "search.question_words", "must be in lower case, and none of them empty");
         faults
+    }
+}
+
+impl StoreConfig {
+    /// What a shard is told.
+    #[must_use]
+    pub fn shard(&self) -> ShardOptions {
+        let (map_bytes, queue_batches_max) = (self.collection_bytes_max, self.queued_batches_max);
+        let collection = CollectionOptions { map_bytes, queue_batches_max };
+        ShardOptions { collections_max: self.collections_max, collection }
+    }
+
+    /// What indexes are told.
+    #[must_use]
+    pub fn indexes(&self) -> IndexOptions {
+        let default = IndexOptions::default();
+        IndexOptions {
+            lexical: LexicalOptions { writer_bytes: self.lexical_writer_bytes, ..default.lexical },
+            graph: GraphOptions {
+                connectivity: self.graph_connectivity,
+                ef_construction: self.graph_ef_construction,
+                candidates: self.graph_candidates,
+                threads: self.graph_threads,
+                ..default.graph
+            },
+        }
     }
 }
 

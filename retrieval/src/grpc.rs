@@ -22,8 +22,8 @@ use crate::{
     validate,
 };
 
-/// Threads that write: LMDB lets one through at a time, the others hold what it does next.
-const WRITERS: usize = 4;
+/// Threads that wait for the disk: writes that wait together are committed together.
+const WRITERS: usize = 16;
 /// Writes that wait for one of them.
 const QUEUED_WRITES_MAX: usize = 1024;
 /// When trying again makes sense where all threads are busy.
@@ -120,6 +120,10 @@ fn refusal(error: StoreError) -> Refusal {
     match error {
         StoreError::NotFound { kind, name } => Refusal::NotFound { resource_type: kind, name },
         StoreError::Exists { .. } => Refusal::FailedPrecondition { reason: "NAME_TAKEN", message: error.to_string() },
+        StoreError::TooManyCollections { .. } => {
+            Refusal::FailedPrecondition { reason: "TOO_MANY_COLLECTIONS", message: error.to_string() }
+        }
+        StoreError::Busy { .. } => overloaded("writes"),
         StoreError::Refused(message) => Refusal::invalid("documents", message),
         StoreError::Full(error) => {
             tracing::error!(%error, "no room left");

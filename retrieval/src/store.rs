@@ -1,6 +1,10 @@
 //! What the services need of whoever keeps the collections.
 
+mod durable;
+
 use std::sync::Arc;
+
+pub use self::durable::DurableStore;
 
 use crate::{
     document::Document,
@@ -184,6 +188,18 @@ pub enum StoreError {
     /// What was to be written cannot be. Validation finds most of that before.
     #[error("{0}")]
     Refused(String),
+    /// As many writes wait as may.
+    #[error("{max} writes wait already")]
+    Busy {
+        /// The bound.
+        max: usize,
+    },
+    /// As many collections as there may be.
+    #[error("there are {max} collections already, and there may be no more")]
+    TooManyCollections {
+        /// The bound.
+        max: usize,
+    },
     /// There is no room for it; there may be later.
     #[error("no room left: {0}")]
     Full(#[source] SourceError),

@@ -74,10 +74,6 @@ pub enum LegQuery {
         vector: String,
         /// Finite, of the schema's length.
         query: Vec<f32>,
-        /// How far the graph is searched; `None` is the index's default.
-        ef_search: Option<usize>,
-        /// Compare with every vector.
-        exact: bool,
         /// What nearness is, from the schema.
         metric: Metric,
     },
@@ -128,6 +124,8 @@ pub struct LexicalQuery {
     pub prefix: bool,
     /// Words have to stand together, with at most so many moves.
     pub phrase_slop: Option<u32>,
+    /// Neighbours that stay near each other count more: words that may stand between, and how much more.
+    pub proximity: Option<(u32, f32)>,
 }
 
 /// A field that words are looked for in.

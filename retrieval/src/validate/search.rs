@@ -37,8 +37,6 @@ const FACET_VALUES_DEFAULT: u32 = 10;
 const SNIPPET_CHARACTERS_MAX: u32 = 1000;
 /// Characters of a snippet where none are asked for.
 const SNIPPET_CHARACTERS_DEFAULT: u32 = 160;
-/// How far a graph is searched.
-const EF_SEARCH_MAX: u32 = 10_000;
 /// Moves of a phrase's words.
 const SLOP_MAX: u32 = 100;
 /// Characters in which a word may differ: what a Levenshtein automaton is built for.
@@ -228,7 +226,7 @@ impl Faults {
     }
 
     fn lexical(&mut self, path: &str, query: wire::LexicalQuery, schema: &Schema, limits: &Limits) -> LexicalQuery {
-        let wire::LexicalQuery { text, fields, require_all, fuzzy_edits, prefix, phrase } = query;
+        let wire::LexicalQuery { text, fields, require_all, fuzzy_edits, prefix, phrase, proximity } = query;
         if text.trim().is_empty() {
             self.add(at(path, "text"), "must not be empty");
         } else if text.len() as u64 > limits.query_bytes_max {
@@ -260,16 +258,23 @@ impl Faults {
         if phrase.is_some() && prefix {
             self.add(at(path, "prefix"), "must not be set with a phrase");
         }
+        let proximity = proximity.map(|wire::Proximity { slop, boost }| {
+            if slop > SLOP_MAX {
+                self.add(at(path, "proximity.slop"), format!("must be at most {SLOP_MAX}"));
+            }
+            let boost = boost.unwrap_or(1.0);
+            if !(boost > 0.0 && boost <= Schema::BOOST_MAX) {
+                self.add(at(path, "proximity.boost"), format!("must be above 0 and at most {}", Schema::BOOST_MAX));
+            }
+            (slop, boost)
+        });
         let fields = fields.into_iter().map(|wire::FieldBoost { field, boost }| FieldBoost { field, boost }).collect();
         let (fuzzy_edits, phrase_slop) = (u8::try_from(fuzzy_edits).unwrap_or(0), phrase.map(|phrase| phrase.slop));
-        LexicalQuery { text, fields, require_all, fuzzy_edits, prefix, phrase_slop }
+        LexicalQuery { text, fields, require_all, fuzzy_edits, prefix, phrase_slop, proximity }
     }
 
     fn dense_query(&mut self, path: &str, query: wire::DenseQuery, schema: &Schema) -> Option<LegQuery> {
-        let wire::DenseQuery { vector, embedding, ef_search, exact } = query;
-        if ef_search > EF_SEARCH_MAX {
-            self.add(at(path, "ef_search"), format!("must be at most {EF_SEARCH_MAX}"));
-        }
+        let wire::DenseQuery { vector, embedding } = query;
         let Some(field) = schema.dense_field(&vector) else {
             self.add(at(path, "vector"), format!("{vector:?} is no dense vector of the schema"));
             return None;
@@ -279,8 +284,7 @@ impl Faults {
             return None;
         };
         let query = self.dense(&at(path, "embedding"), &embedding, field)?;
-        let ef_search = (ef_search > 0).then_some(ef_search as usize);
-        Some(LegQuery::Dense { vector, query, ef_search, exact, metric: field.metric })
+        Some(LegQuery::Dense { vector, query, metric: field.metric })
     }
 
     fn sparse_query(&mut self, path: &str, query: wire::SparseQuery, schema: &Schema) -> Option<LegQuery> {

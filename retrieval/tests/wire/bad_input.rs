@@ -85,7 +85,11 @@ async fn each_fault_of_a_search_names_its_field() {
             |r| vector(r, |q| q.embedding = Some(embedding(&[0.0, 0.0]))),
             &["legs[1].dense.embedding.data"],
         ),
-        ("too wide a search", |r| vector(r, |q| q.ef_search = 10_001), &["legs[1].dense.ef_search"]),
+        (
+            "far apart",
+            |r| leg(r, |q| q.proximity = Some(wire::Proximity { slop: 101, boost: Some(0.0) })),
+            &["legs[0].lexical.proximity.slop", "legs[0].lexical.proximity.boost"],
+        ),
         ("empty sparse vector", |r| r.legs[1] = sparse_leg(&[]), &["legs[1].sparse.sparse"]),
         ("unordered", |r| r.legs[1] = sparse_leg(&[2, 1]), &["legs[1].sparse.sparse.indices[1]"]),
         ("unknown method", |r| fusion(r, |f| f.method = 99), &["fusion.method"]),
