@@ -6,4 +6,5 @@ pub mod filter;
 pub mod identity;
 pub mod payload;
 pub mod schema;
+pub mod sparse;
 pub mod vector_index;
