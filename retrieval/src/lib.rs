@@ -4,6 +4,7 @@ pub mod dense;
 pub mod document;
 pub mod filter;
 pub mod identity;
+pub mod lexical;
 pub mod payload;
 pub mod schema;
 pub mod sparse;
