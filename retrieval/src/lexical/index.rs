@@ -265,6 +265,26 @@ impl LexicalIndex {
         snippet::snippets(&view.searcher, &self.fields, asked.query.as_ref(), texts, options)
     }
 
+    /// In how many documents each word of a text stands, in the field that has it most often, and how many documents there
+    /// are: how rare the words are.
+    ///
+    /// # Errors
+    /// [`IndexError::Storage`].
+    pub fn frequencies(&self, text: &str) -> Result<(Vec<u64>, u64), IndexError> {
+        let view = self.view();
+        let mut found = BTreeMap::<usize, u64>::new();
+        for field in &self.fields.texts {
+            for word in analysis::words(field.language, text, LexicalQuery::WORDS_MAX) {
+                let term = Term::from_field_text(field.field, &word.text);
+                let documents = view.searcher.doc_freq(&term);
+                let documents = documents.map_err(IndexError::storage("counting a term's documents"))?;
+                let most = found.entry(word.position).or_default();
+                *most = documents.max(*most);
+            }
+        }
+        Ok((found.into_values().collect(), view.searcher.num_docs()))
+    }
+
     fn document(&self, number: DocId, texts: &Texts) -> TantivyDocument {
         let mut document = TantivyDocument::default();
         document.add_u64(self.fields.number, u64::from(number.0));
