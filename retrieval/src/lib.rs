@@ -5,10 +5,12 @@ pub mod dense;
 pub mod document;
 pub mod filter;
 pub mod identity;
+pub mod lexical;
 pub mod payload;
 pub mod schema;
 pub mod shard;
 pub mod truth;
+pub mod sparse;
 pub mod vector_index;
 
 pub use self::identity::{ContentHash, DocId, Lsn};

@@ -25,13 +25,8 @@ impl TopK {
         Self { k, kept: BinaryHeap::with_capacity(k.min(ROOM_AT_ONCE)) }
     }
 
-    /// Whether something with at most this score, and a number larger than all that were pushed, may still be kept.
-    pub(crate) fn may_keep(&self, score: f32) -> bool {
-        self.kept.len() < self.k || self.kept.peek().is_some_and(|worst| score > worst.0.score)
-    }
-
     /// Whether something with at most this score may still be kept, whatever its number.
-    pub(crate) fn may_keep_any(&self, score: f32) -> bool {
+    pub(crate) fn may_keep(&self, score: f32) -> bool {
         self.kept.len() < self.k || self.kept.peek().is_some_and(|worst| score >= worst.0.score)
     }
 
@@ -105,7 +100,7 @@ mod tests {
         top.push(DocId(1), 2.0);
         top.push(DocId(2), 1.0);
         assert_eq!(top.floor(), Some(1.0));
-        assert!(!top.may_keep(1.0) && top.may_keep_any(1.0) && !top.may_keep_any(0.9) && top.may_keep(1.1));
+        assert!(top.may_keep(1.0) && !top.may_keep(0.9) && top.may_keep(1.1));
         assert!(!TopK::new(0).may_keep(f32::INFINITY));
     }
 }
