@@ -81,11 +81,7 @@ impl Store for DurableStore {
     }
 
     fn list(&self) -> Result<Vec<CollectionInfo>, StoreError> {
-        let info = |Listed { name, aliases, collection }| {
-            let (schema, documents) = (Schema::clone(collection.schema()), reader(&collection)?.documents());
-            Ok(CollectionInfo { name, aliases, schema, documents })
-        };
-        self.shard.list().into_iter().map(info).collect()
+        self.shard.list().into_iter().map(listed_info).collect()
     }
 
     fn find(&self, name: &str) -> Result<Arc<dyn Collection>, StoreError> {
@@ -136,6 +132,12 @@ impl DurableStore {
         let listed = self.shard.list().into_iter().find(|listed| listed.aliases.iter().any(|other| other == alias));
         listed.map(|listed| listed.name)
     }
+}
+
+fn listed_info(listed: Listed) -> Result<CollectionInfo, StoreError> {
+    let Listed { name, aliases, collection } = listed;
+    let (schema, documents) = (Schema::clone(collection.schema()), reader(&collection)?.documents());
+    Ok(CollectionInfo { name, aliases, schema, documents })
 }
 
 fn snapshot_info(manifest: SnapshotManifest) -> SnapshotInfo {
@@ -243,8 +245,8 @@ impl Snapshot for Moment {
 
     fn ids(&self, documents: &[DocId]) -> Result<Vec<Option<Arc<str>>>, SourceError> {
         let reader = self.reader();
-        let id = |number: &DocId| Ok(reader.id(*number).map_err(SourceError::of("reading an id"))?.map(Arc::from));
-        documents.iter().map(id).collect()
+        let id = |number: &DocId| reader.id(*number).map_err(SourceError::of("reading an id"));
+        documents.iter().map(|number| Ok(id(number)?.map(Arc::from))).collect()
     }
 
     fn find(&self, id: &str) -> Result<Option<DocId>, SourceError> {
