@@ -5,12 +5,13 @@ pub mod dense;
 pub mod document;
 pub mod filter;
 pub mod identity;
+pub mod indexes;
 pub mod lexical;
 pub mod payload;
 pub mod schema;
 pub mod shard;
-pub mod truth;
 pub mod sparse;
+pub mod truth;
 pub mod vector_index;
 
 pub use self::identity::{ContentHash, DocId, Lsn};
