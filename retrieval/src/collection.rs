@@ -43,7 +43,7 @@ use tokio::sync::{
 
 pub use self::{
     applier::Progress,
-    leg::{FeedError, Follower, Leg},
+    leg::{FeedError, Follower, Index, Leg},
     snapshot::{SNAPSHOT_MANIFEST, SnapshotError, SnapshotManifest, restore},
     writer::{PendingWrite, WriteError},
 };
@@ -240,9 +240,20 @@ impl Collection {
     /// # Errors
     /// [`LegFault`]: at once where the leg fails before it is there.
     pub async fn reached(&self, leg: &Leg, lsn: Lsn) -> Result<(), LegFault> {
+        self.progressed(leg, |progress| progress.filled && progress.lsn >= lsn).await
+    }
+
+    /// Waits until what ended up to and with a batch is gone from a leg: not before readers from before it are gone.
+    ///
+    /// # Errors
+    /// As [`reached`](Self::reached).
+    pub async fn settled(&self, leg: &Leg, lsn: Lsn) -> Result<(), LegFault> {
+        self.progressed(leg, |progress| progress.filled && progress.complete >= lsn).await
+    }
+
+    async fn progressed(&self, leg: &Leg, there: impl Fn(&Progress) -> bool) -> Result<(), LegFault> {
         let station = self.station(leg)?;
         let mut progress = station.progress.subscribe();
-        let there = |progress: &Progress| progress.filled && progress.lsn >= lsn;
         let found = progress.wait_for(|progress| there(progress) || progress.fault.is_some()).await;
         match found.map_err(|_| LegFault::Closed)?.clone() {
             progress if there(&progress) => Ok(()),
@@ -250,6 +261,14 @@ impl Collection {
                 Err(LegFault::Stuck { leg: leg.clone(), lsn, fault: fault.unwrap_or_default() })
             }
         }
+    }
+
+    /// The index of a leg, to be searched.
+    ///
+    /// # Errors
+    /// [`LegFault::Unknown`].
+    pub fn index(&self, leg: &Leg) -> Result<Index, LegFault> {
+        self.station(leg)?.follower.index().ok_or_else(|| LegFault::Unknown(leg.clone()))
     }
 
     /// Has an index filled again from the truth, beside everything else. Searches find what is there meanwhile.

@@ -7,6 +7,7 @@ pub mod document;
 pub mod filter;
 pub mod grpc;
 pub mod identity;
+pub mod indexes;
 pub mod lexical;
 pub mod metrics;
 pub mod payload;

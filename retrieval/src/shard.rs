@@ -30,7 +30,7 @@ use crate::{
 /// Bounds of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardOptions {
-    /// Collections. Each has threads, an address space of its map's bound, and open files. 1 to 1,024.
+    /// Collections. Each has threads, an address space of its map's bound, and open files.
     pub collections_max: usize,
     /// Of each collection.
     pub collection: CollectionOptions,

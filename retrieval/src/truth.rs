@@ -15,8 +15,9 @@
 //! | `payload` | see [`key`] | documents of that value among 65,536 numbers, as a Roaring bitmap |
 //! | `log` | [`Lsn`], 8 bytes, big-endian | documents that began and that ended |
 //!
-//! A log entry names documents and does not repeat them: who follows the log reads them here. One that has ended since
-//! is not here any more, and need not be indexed, since the same log says further on that it ends.
+//! A log entry names documents and does not repeat them: who follows the log reads them here. A document that ended is
+//! here until the log forgets the entry that says so, so that an index which is behind has it for the searches that began
+//! before its end. Which documents there are is said by their bitmap and by `ids` alone.
 //!
 //! # Cost
 //!

@@ -37,6 +37,8 @@ const FLUSH_BATCHES: u64 = 256;
 pub struct Progress {
     /// Searches find everything up to and with this batch.
     pub lsn: Lsn,
+    /// What ended up to and with this batch is gone from it. Behind `lsn` while readers from before are open.
+    pub complete: Lsn,
     /// It holds all documents of the collection that existed up to then: false while it is filled for the first time.
     pub filled: bool,
     /// Why it does not go on, if it does not. It is tried again.
@@ -160,7 +162,7 @@ impl Applier {
         let oldest = self.truth.oldest_reader().map_or(reader.lsn(), |oldest| oldest.min(reader.lsn()));
         let ready = place.deferred.partition_point(|(lsn, _)| *lsn <= oldest);
         if consumed == place.consumed && ready == 0 {
-            self.announce(consumed);
+            self.announce(place);
             return Ok(false);
         }
         let ended: Vec<_> = place.deferred.range(..ready).map(|(_, doc)| *doc).collect();
@@ -173,7 +175,7 @@ impl Applier {
         }
         place.deferred.drain(..ready);
         place.consumed = consumed;
-        self.announce(consumed);
+        self.announce(place);
         Ok(true)
     }
 
@@ -184,19 +186,28 @@ impl Applier {
         // The log is kept from here on, since the floor stands where it stood before.
         let follower = &self.station.follower;
         follower.clear()?;
-        let docs: Vec<_> = reader.live()?.into_iter().map(DocId).collect();
+        // A search that began before this still finds what ended since.
+        let oldest = self.truth.oldest_reader().map_or(lsn, |oldest| oldest.min(lsn));
+        let since = reader.log_after(oldest, usize::MAX)?.unwrap_or_default();
+        let ended = since.into_iter().flat_map(|(lsn, entry)| entry.ended.into_iter().map(move |doc| (lsn, doc)));
+        let deferred: VecDeque<_> = ended.collect();
+        let live = reader.live()?.into_iter().map(DocId);
+        let docs: Vec<_> = live.chain(deferred.iter().map(|(_, doc)| *doc)).collect();
         for docs in docs.chunks(DOCUMENTS_MAX) {
             if self.bell.is_over() {
                 return Ok(None);
             }
             follower.feed(&reader, docs, &[], Lsn::ZERO)?;
         }
-        follower.feed(&reader, &[], &[], lsn)?;
+        let place = Place { consumed: lsn, deferred };
+        follower.feed(&reader, &[], &[], place.is_complete_to())?;
         follower.publish()?;
         follower.filled();
-        follower.flush()?;
-        self.announce(lsn);
-        Ok(Some(Place { consumed: lsn, deferred: VecDeque::new() }))
+        if follower.durable().is_some() {
+            follower.flush()?;
+        }
+        self.announce(&place);
+        Ok(Some(place))
     }
 
     /// Makes durable what the log would have to be kept for; false, since there is nothing more to do then.
@@ -209,9 +220,10 @@ impl Applier {
         Ok(false)
     }
 
-    fn announce(&self, lsn: Lsn) {
+    fn announce(&self, place: &Place) {
+        let (lsn, complete) = (place.consumed, place.is_complete_to());
         self.station.progress.send_if_modified(|progress| {
-            let now = Progress { lsn, filled: true, fault: None };
+            let now = Progress { lsn, complete, filled: true, fault: None };
             let changed = *progress != now;
             *progress = now;
             changed

@@ -1,10 +1,13 @@
 //! What the thread that feeds an index needs of it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use crate::{
+    document::SparseVector,
     identity::{DocId, Lsn},
+    lexical::index::LexicalIndex,
     truth::{Reader, StorageError},
+    vector_index::VectorIndex,
 };
 
 /// One way to find documents.
@@ -26,6 +29,17 @@ impl fmt::Display for Leg {
             Self::Sparse(name) => write!(f, "sparse:{name}"),
         }
     }
+}
+
+/// An index, to be searched. It may be replaced while it is held: then it is as it was.
+#[derive(Clone, Debug)]
+pub enum Index {
+    /// Of words.
+    Lexical(Arc<LexicalIndex>),
+    /// Of a dense vector.
+    Dense(Arc<dyn VectorIndex<Vector = [f32]>>),
+    /// Of a sparse vector.
+    Sparse(Arc<dyn VectorIndex<Vector = SparseVector>>),
 }
 
 /// An index could not be fed. It is tried again.
@@ -77,4 +91,9 @@ pub trait Follower: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`FeedError`].
     fn flush(&self) -> Result<(), FeedError>;
+
+    /// What searches ask; `None` for one that is followed by other means.
+    fn index(&self) -> Option<Index> {
+        None
+    }
 }

@@ -61,6 +61,7 @@ impl Default for LexicalOptions {
 /// disk then, so the log is kept from [`applied`](Self::applied) on.
 pub struct LexicalIndex {
     index: Index,
+    options: LexicalOptions,
     fields: Fields,
     reader: IndexReader,
     writer: Mutex<Writer>,
@@ -69,7 +70,8 @@ pub struct LexicalIndex {
 
 /// What one thread at a time writes with.
 struct Writer {
-    tantivy: IndexWriter,
+    /// `None` between one that failed and the next.
+    tantivy: Option<IndexWriter>,
     /// The last that was applied, committed or not.
     taken: Lsn,
     /// Documents that came or went since the last commit.
@@ -100,20 +102,16 @@ impl LexicalIndex {
             cause => IndexError::storage("opening the index of words")(cause),
         })?;
         let lsn = committed(&index)?;
-        let writer = index.writer_with_num_threads(options.threads, options.writer_bytes);
-        let writer: IndexWriter = writer.map_err(IndexError::storage("opening the writer of the words"))?;
-        let mut merging = LogMergePolicy::default();
-        merging.set_del_docs_ratio_before_merge(GONE_MAX);
-        writer.set_merge_policy(Box::new(merging));
+        let writer = writer_of(&index, options)?;
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into();
         let reader: IndexReader = reader.map_err(IndexError::storage("opening the reader of the words"))?;
         let searcher = reader.searcher();
         let numbers = AllNumbers::of(&searcher, &AllNumbers::default());
         let numbers = numbers.map_err(IndexError::storage("reading the numbers of documents"))?;
         let largest = numbers.largest().map(DocId);
-        let writer = Mutex::new(Writer { tantivy: writer, taken: lsn, uncommitted: 0, largest });
+        let writer = Mutex::new(Writer { tantivy: Some(writer), taken: lsn, uncommitted: 0, largest });
         let view = RwLock::new(Arc::new(View { searcher, numbers, lsn }));
-        Ok(Self { index, fields, reader, writer, view })
+        Ok(Self { index, options, fields, reader, writer, view })
     }
 
     /// Takes what happened up to and with `lsn`, in order; searches see it after the next [`commit`](Self::commit).
@@ -123,23 +121,25 @@ impl LexicalIndex {
     /// [`IndexError::Storage`]: some of it may have been taken; take it again.
     pub fn apply(&self, changes: &[Change<'_, Texts>], lsn: Lsn) -> Result<(), IndexError> {
         let mut writer = self.writer();
+        let Writer { tantivy, taken, uncommitted, largest } = &mut *writer;
+        let tantivy = tantivy.as_mut().ok_or_else(no_writer)?;
         for change in changes {
             match change {
                 Change::Insert(number, texts) => {
-                    if writer.largest.is_some_and(|largest| *number <= largest) {
-                        writer.tantivy.delete_term(self.term(*number));
+                    if largest.is_some_and(|largest| *number <= largest) {
+                        tantivy.delete_term(self.term(*number));
                     }
-                    writer.largest = writer.largest.max(Some(*number));
-                    let added = writer.tantivy.add_document(self.document(*number, texts));
+                    *largest = (*largest).max(Some(*number));
+                    let added = tantivy.add_document(self.document(*number, texts));
                     added.map_err(IndexError::storage("indexing words"))?;
                 }
                 Change::Remove(number) => {
-                    writer.tantivy.delete_term(self.term(*number));
+                    tantivy.delete_term(self.term(*number));
                 }
             }
-            writer.uncommitted += 1;
+            *uncommitted += 1;
         }
-        writer.taken = writer.taken.max(lsn);
+        *taken = (*taken).max(lsn);
         Ok(())
     }
 
@@ -155,7 +155,8 @@ impl LexicalIndex {
         let lsn = writer.taken;
         let failed = |cause| IndexError::storage("committing words")(cause);
         // A commit has only the payload that is set on it: one without would forget what it is of.
-        let mut commit = writer.tantivy.prepare_commit().map_err(failed)?;
+        let tantivy = writer.tantivy.as_mut().ok_or_else(no_writer)?;
+        let mut commit = tantivy.prepare_commit().map_err(failed)?;
         commit.set_payload(&format!("{PAYLOAD}{}", lsn.0));
         commit.commit().map_err(failed)?;
         writer.uncommitted = 0;
@@ -174,10 +175,27 @@ impl LexicalIndex {
     /// [`IndexError::Storage`].
     pub fn clear(&self) -> Result<(), IndexError> {
         let mut writer = self.writer();
-        writer.tantivy.delete_all_documents().map_err(IndexError::storage("removing all words"))?;
+        let tantivy = writer.tantivy.as_mut().ok_or_else(no_writer)?;
+        tantivy.delete_all_documents().map_err(IndexError::storage("removing all words"))?;
         writer.uncommitted += 1;
         writer.largest = None;
         writer.taken = Lsn(0);
+        Ok(())
+    }
+
+    /// Takes back what was applied since the last commit, with a new writer. After an error only this helps: a writer of
+    /// tantivy whose disk has failed it once, as a full one does, takes nothing any more.
+    ///
+    /// # Errors
+    /// [`IndexError::Storage`]: try again.
+    pub fn recover(&self) -> Result<(), IndexError> {
+        let mut writer = self.writer();
+        // The old one has the lock that the new one wants.
+        writer.tantivy = None;
+        writer.tantivy = Some(writer_of(&self.index, self.options)?);
+        writer.taken = self.applied();
+        writer.uncommitted = 0;
+        writer.largest = self.view().numbers.largest().map(DocId);
         Ok(())
     }
 
@@ -310,6 +328,19 @@ impl LexicalIndex {
     fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn writer_of(index: &Index, options: LexicalOptions) -> Result<IndexWriter, IndexError> {
+    let writer = index.writer_with_num_threads(options.threads, options.writer_bytes);
+    let writer: IndexWriter = writer.map_err(IndexError::storage("opening the writer of the words"))?;
+    let mut merging = LogMergePolicy::default();
+    merging.set_del_docs_ratio_before_merge(GONE_MAX);
+    writer.set_merge_policy(Box::new(merging));
+    Ok(writer)
+}
+
+fn no_writer() -> IndexError {
+    IndexError::storage("writing words")("the writer failed, and there is no other yet")
 }
 
 impl fmt::Debug for LexicalIndex {

@@ -2,10 +2,16 @@
 
 use std::ops::Bound;
 
+use heed::RwTxn;
 use serde::{Deserialize, Serialize};
 
-use super::{Reader, StorageError, Truth, error::corrupt, record};
+use super::{Reader, StorageError, Truth, error::corrupt, reader::vector_key, record};
 use crate::identity::{DocId, Lsn};
+
+/// Entries that one transaction forgets: a commit stays short after a long time without one.
+const CUT_ENTRIES_MAX: usize = 1_024;
+/// Documents that it forgets with them, about.
+const CUT_DOCUMENTS_MAX: usize = 10_000;
 
 /// What one batch did. A document that it both began and ended is in neither list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,23 +68,32 @@ impl Reader {
 }
 
 impl Truth {
-    /// Forgets the log up to and with `lsn`, at most `entries_max` of it. Cuts nothing that is not there.
-    pub(super) fn truncate_log(
-        &self,
-        txn: &mut heed::RwTxn<'_>,
-        lsn: Lsn,
-        entries_max: u64,
-    ) -> Result<(), StorageError> {
-        let log = self.tables.log;
-        let Some((key, _)) = log.first(txn).map_err(|error| self.fault(error))? else { return Ok(()) };
-        let first = u64::from_be_bytes(key.try_into().map_err(|_| corrupt("a log sequence number"))?);
-        if first > lsn.0 {
-            return Ok(());
+    /// Forgets the log up to and with `lsn`, and the documents that ended in it; some of it, where that is much.
+    pub(super) fn truncate_log(&self, txn: &mut RwTxn<'_>, lsn: Lsn) -> Result<(), StorageError> {
+        let (mut entries, mut documents) = (0, 0);
+        while entries < CUT_ENTRIES_MAX && documents < CUT_DOCUMENTS_MAX {
+            let Some((key, value)) = self.tables.log.first(txn).map_err(|error| self.fault(error))? else { break };
+            let at = key.try_into().map(u64::from_be_bytes).map_err(|_| corrupt("a log sequence number"))?;
+            if at > lsn.0 {
+                break;
+            }
+            let entry: LogEntry = record::decode(value, "a log entry")?;
+            for doc in &entry.ended {
+                self.erase(txn, *doc)?;
+            }
+            self.tables.log.delete(txn, &LogEntry::key(Lsn(at))).map_err(|error| self.fault(error))?;
+            entries += 1;
+            documents += entry.ended.len();
         }
-        let last = Lsn(lsn.0.min(first.saturating_add(entries_max)));
-        let (first, last) = (LogEntry::key(Lsn(first)), LogEntry::key(last));
-        let range = (Bound::Included(first.as_slice()), Bound::Included(last.as_slice()));
-        let cut = log.delete_range(txn, &range);
-        cut.map(drop).map_err(|error| self.fault(error))
+        Ok(())
+    }
+
+    /// Removes what is stored under a document's number.
+    pub(super) fn erase(&self, txn: &mut RwTxn<'_>, doc: DocId) -> Result<(), StorageError> {
+        self.tables.documents.delete(txn, &doc.0.to_be_bytes()).map_err(|error| self.fault(error))?;
+        for place in 0..self.schema.dense.len() + self.schema.sparse.len() {
+            self.tables.vectors.delete(txn, &vector_key(place, doc)).map_err(|error| self.fault(error))?;
+        }
+        Ok(())
     }
 }

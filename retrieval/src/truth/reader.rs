@@ -1,6 +1,7 @@
 //! A collection as it was between two batches.
 
 use std::{
+    cell::OnceCell,
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -24,6 +25,8 @@ pub struct Reader {
     txn: RoTxn<'static, WithoutTls>,
     truth: Arc<Truth>,
     state: State,
+    /// Read when it is first needed.
+    live: OnceCell<RoaringBitmap>,
     _registered: Registered,
 }
 
@@ -54,7 +57,7 @@ impl Reader {
         *readers.entry(state.lsn).or_default() += 1;
         drop(readers);
         let registered = Registered { registry: Arc::clone(&truth.readers), lsn: state.lsn };
-        Ok(Self { txn, truth: Arc::clone(truth), state, _registered: registered })
+        Ok(Self { txn, truth: Arc::clone(truth), state, live: OnceCell::new(), _registered: registered })
     }
 
     /// The last batch that is seen.
@@ -79,8 +82,12 @@ impl Reader {
     ///
     /// # Errors
     /// [`StorageError`].
-    pub fn live(&self) -> Result<RoaringBitmap, StorageError> {
-        self.truth.bitmap(&self.txn, &key::live())
+    pub fn live(&self) -> Result<&RoaringBitmap, StorageError> {
+        if let Some(live) = self.live.get() {
+            return Ok(live);
+        }
+        let live = self.truth.bitmap(&self.txn, &key::live())?;
+        Ok(self.live.get_or_init(|| live))
     }
 
     /// The number of the document of an id.
@@ -96,6 +103,10 @@ impl Reader {
     /// # Errors
     /// [`StorageError`].
     pub fn document(&self, doc: DocId) -> Result<Option<StoredDocument>, StorageError> {
+        if self.live()?.contains(doc.0) { self.stored(doc) } else { Ok(None) }
+    }
+
+    fn stored(&self, doc: DocId) -> Result<Option<StoredDocument>, StorageError> {
         self.truth.row(&self.txn, doc)?.map(|bytes| record::stored(doc, bytes)).transpose()
     }
 
@@ -112,7 +123,7 @@ impl Reader {
     /// # Errors
     /// [`StorageError`].
     pub fn get(&self, id: &str) -> Result<Option<StoredDocument>, StorageError> {
-        self.find(id)?.map_or(Ok(None), |doc| self.document(doc))
+        self.find(id)?.map_or(Ok(None), |doc| self.stored(doc))
     }
 
     /// The caller's id of a document, if it is there. Cheaper than the whole document.
@@ -120,11 +131,14 @@ impl Reader {
     /// # Errors
     /// [`StorageError`].
     pub fn id(&self, doc: DocId) -> Result<Option<String>, StorageError> {
+        if !self.live()?.contains(doc.0) {
+            return Ok(None);
+        }
         let row = self.truth.row(&self.txn, doc)?;
         Ok(row.map(record::head).transpose()?.map(|head| head.id))
     }
 
-    /// Texts of a document by field, if it is there.
+    /// Texts of a document by field, if it is there or ended so lately that an index may want them.
     ///
     /// # Errors
     /// [`StorageError`].
@@ -132,7 +146,7 @@ impl Reader {
         self.truth.row(&self.txn, doc)?.map(record::texts).transpose()
     }
 
-    /// A document's dense vector, if both are there.
+    /// A document's dense vector, if both are there; as with [`texts`](Self::texts), also of one that ended lately.
     ///
     /// # Errors
     /// [`StorageError`].
@@ -141,7 +155,7 @@ impl Reader {
         place.map_or(Ok(None), |place| self.vector(place, doc)?.map(record::stored_dense).transpose())
     }
 
-    /// A document's sparse vector, if both are there.
+    /// A document's sparse vector, if both are there; as with [`texts`](Self::texts), also of one that ended lately.
     ///
     /// # Errors
     /// [`StorageError`].

@@ -12,9 +12,6 @@ use crate::{
     schema::{DocumentFault, Schema, check_id},
 };
 
-/// Log entries that one transaction forgets: a commit stays short after a long time without one.
-const LOG_CUT_MAX: u64 = 1_024;
-
 /// What to do, in this order, all of it or nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
@@ -141,7 +138,7 @@ impl Truth {
         let written: Result<Vec<_>, _> = batches.iter().map(|batch| write.batch(&mut txn, batch)).collect();
         let written = written?;
         write.pending.flush(self, &mut txn)?;
-        self.truncate_log(&mut txn, forget, LOG_CUT_MAX)?;
+        self.truncate_log(&mut txn, forget)?;
         let row = record::encode(&write.state)?;
         self.tables.state.put(&mut txn, b"state", &row).map_err(|error| self.fault(error))?;
         self.environment.commit(txn)?;
@@ -235,23 +232,19 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// A document is not there any more, nor anything of it but what the indexes have.
+    /// A document is not there any more; an index that is behind still reads it.
     fn end(&mut self, txn: &mut RwTxn<'_>, doc: DocId, effect: &mut Effect) -> Result<(), StorageError> {
         let (truth, schema) = (self.truth, &self.truth.schema);
         let row = truth.row(txn, doc)?.ok_or(StorageError::Corrupt { expected: "the document of an id" })?;
         let head = record::head(row)?;
         self.pending.remove(schema, doc, &head.payload);
-        let fault = |error| truth.fault(error);
-        truth.tables.documents.delete(txn, &doc.0.to_be_bytes()).map_err(fault)?;
-        truth.tables.ids.delete(txn, head.id.as_bytes()).map_err(fault)?;
-        for place in 0..schema.dense.len() + schema.sparse.len() {
-            truth.tables.vectors.delete(txn, &vector_key(place, doc)).map_err(fault)?;
-        }
+        truth.tables.ids.delete(txn, head.id.as_bytes()).map_err(|error| truth.fault(error))?;
         self.state.documents -= 1;
-        // What began in this very batch was never seen by anyone.
-        if !effect.began.remove(&doc) {
-            effect.ended.push(doc);
+        // What began in this very batch was never seen by anyone. The rest is kept until the log forgets it.
+        if effect.began.remove(&doc) {
+            return truth.erase(txn, doc);
         }
+        effect.ended.push(doc);
         Ok(())
     }
 

@@ -16,13 +16,17 @@ use sluice_retrieval::{
     collection::{Collection, CollectionOptions, Follower, Leg},
     document::{Document, SparseVector, StoredDocument},
     filter::Filter,
+    indexes::{IndexOptions, followers},
     payload::{PayloadKind, Scalar},
     schema::{DenseField, Language, Metric, PayloadField, Schema, SparseField},
     shard::{Shard, ShardOptions},
     truth::{Operation, Reader},
 };
 
-use crate::index::Texts;
+use crate::{
+    index::Texts,
+    legs::{COMMON, check_legs},
+};
 
 pub(crate) const NAME: &str = "documents";
 /// Ids there are.
@@ -36,7 +40,12 @@ pub(crate) fn schema() -> Schema {
     schema
 }
 
-/// A data directory with one collection, and its index.
+/// The simple index, beside the real ones.
+pub(crate) fn texts_leg() -> Leg {
+    Leg::Sparse("texts".into())
+}
+
+/// A data directory with one collection, all legs that its schema asks for, and a simple index besides.
 pub(crate) struct Opened {
     pub(crate) shard: Shard,
     pub(crate) collection: Arc<Collection>,
@@ -46,11 +55,14 @@ pub(crate) struct Opened {
 pub(crate) fn open(folder: &Path, map_bytes: u64) -> Opened {
     let collection = CollectionOptions { map_bytes, queue_batches_max: 8 };
     let made = Arc::new(Mutex::new(None));
+    let indexes = followers(IndexOptions::default());
     let keep = Arc::clone(&made);
-    let shard = Shard::open(folder, ShardOptions { collection, ..ShardOptions::default() }, move |folder, _| {
-        let index = Arc::new(Texts::open(folder));
+    let shard = Shard::open(folder, ShardOptions { collection, ..ShardOptions::default() }, move |folder, schema| {
+        let index = Arc::new(Texts::open(&folder.join("texts")));
         *keep.lock().unwrap() = Some(Arc::clone(&index));
-        Ok(vec![(Leg::Lexical, index as Arc<dyn Follower>)])
+        let mut legs = indexes(folder, schema)?;
+        legs.push((texts_leg(), index as Arc<dyn Follower>));
+        Ok(legs)
     });
     let shard = shard.unwrap();
     let collection = shard.collection(NAME).or_else(|_| shard.create(NAME, &schema())).unwrap();
@@ -65,7 +77,7 @@ pub(crate) fn document(id: u32, batch: u64, padding: usize) -> Document {
         id: format!("d{id}"),
         texts: [
             ("title".to_owned(), batch.to_string()),
-            ("text".to_owned(), format!("{batch} {}", "x".repeat(padding))),
+            ("text".to_owned(), format!("{batch} {COMMON} {}", "x".repeat(padding))),
         ]
         .into(),
         payload: [("batch".to_owned(), Scalar::Integer(batch.cast_signed()).into())].into(),
@@ -132,7 +144,7 @@ impl Model {
             let same = reader.select(&Filter::Match { field: "batch".into(), value }).unwrap();
             assert!(same.contains(found.doc.0), "{context}");
         }
-        wait(opened.collection.reached(&Leg::Lexical, reader.lsn())).unwrap();
+        check_legs(&opened.collection, &reader, context);
         check_index(&opened.index, &reader, context);
     }
 }

@@ -9,7 +9,10 @@ use std::{
 use sluice_retrieval::{Lsn, collection::WriteError, truth::Operation};
 use tempfile::TempDir;
 
-use crate::fixture::{Opened, check_index, document, heard, number, open, say, wait};
+use crate::{
+    fixture::{Opened, check_index, document, heard, number, open, say},
+    legs::check_legs,
+};
 
 const CHILD: &str = "SLUICE_FULL_CHILD";
 const MAP_BYTES: u64 = 1 << 30;
@@ -56,8 +59,9 @@ fn check(opened: &Opened, batches: u64) {
 
 fn check_whole(opened: &Opened, batches: u64) {
     check(opened, batches);
-    wait(opened.collection.reached(&sluice_retrieval::collection::Leg::Lexical, Lsn(batches))).unwrap();
-    check_index(&opened.index, &opened.collection.read().unwrap(), "after the disk was full");
+    let (reader, context) = (opened.collection.read().unwrap(), "after the disk was full");
+    check_legs(&opened.collection, &reader, context);
+    check_index(&opened.index, &reader, context);
 }
 
 /// The process whose files may not grow.

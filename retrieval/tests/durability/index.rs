@@ -17,7 +17,10 @@ use sluice_retrieval::{
 #[derive(Debug)]
 pub(crate) struct Texts {
     file: PathBuf,
+    /// What is searched.
     state: Mutex<State>,
+    /// What is to take its place once it is full.
+    filling: Mutex<Option<State>>,
     kept: Mutex<Option<Lsn>>,
 }
 
@@ -33,7 +36,7 @@ impl Texts {
         let file = folder.join("texts.json");
         let state: State =
             fs::read(&file).map_or_else(|_| State::default(), |json| serde_json::from_slice(&json).unwrap());
-        Self { file, kept: Mutex::new(state.complete), state: Mutex::new(state) }
+        Self { file, kept: Mutex::new(state.complete), state: Mutex::new(state), filling: Mutex::default() }
     }
 
     /// The documents that are found, with their texts as of when they were indexed.
@@ -49,12 +52,13 @@ impl Follower for Texts {
     }
 
     fn clear(&self) -> Result<(), FeedError> {
-        *self.state.lock().unwrap() = State::default();
+        *self.filling.lock().unwrap() = Some(State::default());
         Ok(())
     }
 
     fn feed(&self, reader: &Reader, began: &[DocId], ended: &[DocId], complete: Lsn) -> Result<(), FeedError> {
-        let mut state = self.state.lock().unwrap();
+        let (mut filling, mut state) = (self.filling.lock().unwrap(), self.state.lock().unwrap());
+        let state = filling.as_mut().unwrap_or(&mut state);
         for doc in began {
             if let Some(texts) = reader.texts(*doc)? {
                 state.texts.insert(doc.0, texts.get("text").cloned().unwrap_or_default());
@@ -67,6 +71,12 @@ impl Follower for Texts {
 
     fn publish(&self) -> Result<(), FeedError> {
         Ok(())
+    }
+
+    fn filled(&self) {
+        if let Some(full) = self.filling.lock().unwrap().take() {
+            *self.state.lock().unwrap() = full;
+        }
     }
 
     fn durable(&self) -> Option<Lsn> {

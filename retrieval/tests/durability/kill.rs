@@ -14,7 +14,6 @@ use std::{
 };
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use sluice_retrieval::collection::Leg;
 use tempfile::TempDir;
 
 use crate::fixture::{Model, heard, number, open, operations, say};
@@ -37,7 +36,8 @@ fn child() {
         say(&format!("begin {batch}"));
         waiting.push_back((batch, opened.collection.try_submit(operations(seed, batch)).unwrap()));
         if batch % 31 == 0 {
-            opened.collection.rebuild(&Leg::Lexical).unwrap();
+            let legs = opened.collection.progress();
+            opened.collection.rebuild(&legs[(batch / 31) as usize % legs.len()].0).unwrap();
         }
         if waiting.len() > IN_FLIGHT {
             let (batch, pending) = waiting.pop_front().unwrap();

@@ -12,4 +12,5 @@ mod fixture;
 mod full;
 mod index;
 mod kill;
+mod legs;
 mod together;

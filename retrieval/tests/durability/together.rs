@@ -8,10 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sluice_retrieval::{collection::Leg, filter::Filter, payload::Scalar, truth::Operation};
+use sluice_retrieval::{filter::Filter, payload::Scalar, truth::Operation};
 use tempfile::TempDir;
 
-use crate::fixture::{Opened, document, open, wait};
+use crate::{
+    fixture::{Opened, document, open, wait},
+    legs::{check_found, check_legs},
+};
 
 const DOCUMENTS: u32 = 60;
 
@@ -19,7 +22,10 @@ const DOCUMENTS: u32 = 60;
 /// them are of the same (each batch writes them all), and none is missing.
 fn search(opened: &Opened) -> u64 {
     let reader = opened.collection.read().unwrap();
-    wait(opened.collection.reached(&Leg::Lexical, reader.lsn())).unwrap();
+    for (leg, _) in opened.collection.progress() {
+        wait(opened.collection.reached(&leg, reader.lsn())).unwrap();
+    }
+    check_found(&opened.collection, &reader, "beside writes");
     let lsn = reader.lsn();
     let value = Scalar::Integer(lsn.0.cast_signed());
     let among = reader.select(&Filter::Match { field: "batch".into(), value: value.clone() }).unwrap();
@@ -69,7 +75,8 @@ fn together() {
             batch += 1;
             write(batch);
             if batch % 50 == 0 {
-                opened.collection.rebuild(&Leg::Lexical).unwrap();
+                let legs = opened.collection.progress();
+                opened.collection.rebuild(&legs[(batch / 50) as usize % legs.len()].0).unwrap();
             }
         }
         over.store(true, Ordering::Release);
@@ -77,5 +84,6 @@ fn together() {
     });
     println!("{last} batches of {DOCUMENTS} documents, {} searches", searches.load(Ordering::Acquire));
     assert_eq!(search(&opened), last);
+    check_legs(&opened.collection, &opened.collection.read().unwrap(), "in the end");
     assert!(searches.load(Ordering::Acquire) > 0);
 }
