@@ -273,12 +273,10 @@ impl Snapshot for Moment {
 
     fn facet(&self, facet: &FacetJob, among: Option<&RoaringBitmap>) -> Result<Facet, SourceError> {
         let reader = self.reader();
-        let live = match among {
-            Some(_) => None,
-            None => Some(reader.live().map_err(SourceError::of("reading which documents there are"))?),
+        let among = match among {
+            Some(among) => among,
+            None => reader.live().map_err(SourceError::of("reading which documents there are"))?,
         };
-        let nothing = RoaringBitmap::new();
-        let among = among.or(live.as_ref()).unwrap_or(&nothing);
         let counted = reader.facet(&facet.field, among, facet.limit).map_err(SourceError::of("counting values"))?;
         let values = counted.values.into_iter().map(|counted| (counted.value, counted.documents)).collect();
         Ok(Facet { field: facet.field.clone(), values, distinct: counted.distinct })
