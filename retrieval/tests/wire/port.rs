@@ -12,7 +12,7 @@ use sluice_retrieval::search::Undisturbed;
 use sluice_service::drain::Ending;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request};
+use tonic::{Code, Request, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::common::{
@@ -22,7 +22,8 @@ use crate::common::{
 };
 
 async fn health(shard: &TestShard, service: &str) -> Result<ServingStatus, Code> {
-    let mut client = HealthClient::connect(format!("http://{}", shard.address)).await.expect("it listens");
+    let endpoint = Endpoint::from_shared(format!("http://{}", shard.address)).expect("an address");
+    let mut client = HealthClient::new(endpoint.connect().await.expect("it listens"));
     let request = HealthCheckRequest { service: service.to_owned() };
     client.check(request).await.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
 }
