@@ -13,6 +13,7 @@
 //! | [`batch`] | what a packed batch looks like |
 //! | [`backend`] | what a device must be able to do |
 //! | [`rank`] | who comes first |
+//! | [`fusion`] | how several lists become one |
 //! | [`evaluate`] | how good an order is |
 //! | [`workload`] | what callers do, and when |
 //! | [`simulate`] | what a server would do with a workload |
@@ -22,6 +23,7 @@ pub mod backend;
 pub mod batch;
 pub mod cost;
 pub mod evaluate;
+pub mod fusion;
 pub mod quota;
 pub mod rank;
 pub mod scheduler;
