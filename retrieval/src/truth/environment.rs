@@ -123,13 +123,13 @@ impl Environment {
     /// LMDB says EIO where a write was cut short, which is what a full disk does first. A file beside it, written as far
     /// out (and as sparse), tells whether there is room, against the disk's bound and against the process's.
     fn room(&self) -> Result<(), StorageError> {
-        const PROBE: [u8; 1 << 16] = [0x5a; 1 << 16];
+        const BLOCK_BYTES: u64 = 1 << 16;
         let path = self.folder.join("room.probe");
         let probe = || {
             let end = fs::metadata(self.folder.join("data.mdb"))?.len();
-            let file = File::create(&path)?;
+            let (file, block) = (File::create(&path)?, [0x5a; BLOCK_BYTES as usize]);
             // A short write is tried on until the system says why.
-            (0..16).try_for_each(|block| file.write_all_at(&PROBE, end + block * PROBE.len() as u64))
+            (0..16).try_for_each(|number| file.write_all_at(&block, end + number * BLOCK_BYTES))
         };
         let written = probe();
         let removed = fs::remove_file(&path);

@@ -135,9 +135,11 @@ fn a_full_disk_is_an_error_and_no_loss() {
     fs::write(&ballast, vec![1; 8 << 20]).unwrap();
     let data = disk.0.join("data");
     let opened = open(&data, MAP_BYTES);
+    let first = fill(&opened, |_| ());
+    assert!(first > 3, "{first}");
+    // Still full, but for what the indexes gave up of theirs meanwhile.
     let full = fill(&opened, |_| ());
-    assert!(full > 3, "{full}");
-    assert_eq!(fill(&opened, |_| ()), full);
+    assert!(full >= first);
     check(&opened, full);
     fs::remove_file(&ballast).unwrap();
     // The same process goes on, and fills the disk once more.

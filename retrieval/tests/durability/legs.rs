@@ -1,10 +1,14 @@
 //! Every leg finds exactly what the truth has, and scores it as its vectors and words say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread,
+    time::Duration,
+};
 
 use sluice_retrieval::{
     DocId,
-    collection::{Collection, Index, Leg},
+    collection::{Collection, Index, Leg, LegFault},
     document::SparseVector,
     lexical::query::LexicalQuery,
     truth::Reader,
@@ -20,7 +24,15 @@ const QUERY: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 /// Waits until all legs are where the reader is, without what has ended, and compares what they find with what it shows.
 pub(crate) fn check_legs(collection: &Collection, reader: &Reader, context: &str) {
     for (leg, _) in collection.progress() {
-        wait(collection.settled(&leg, reader.lsn())).unwrap();
+        // One that could not go on, as when the disk was full, says so until it is tried again.
+        let retried = (0..100).find_map(|_| match wait(collection.settled(&leg, reader.lsn())) {
+            Err(LegFault::Stuck { .. }) => {
+                thread::sleep(Duration::from_millis(100));
+                None
+            }
+            settled => Some(settled),
+        });
+        assert_eq!(retried, Some(Ok(())), "{context}, {leg}: {:?}", collection.progress());
     }
     let live: BTreeSet<_> = reader.live().unwrap().into_iter().map(DocId).collect();
     // More than there are, so that one too many shows.

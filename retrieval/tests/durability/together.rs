@@ -35,7 +35,7 @@ fn search(opened: &Opened) -> u64 {
         assert_eq!(found.version, lsn, "all are of the last batch that is seen");
         assert_eq!(found.texts["title"], lsn.to_string());
         assert_eq!(found.texts["text"], text, "what was found is what is shown");
-        assert_eq!(found.payload["batch"].scalars(), [value.clone()]);
+        assert_eq!(found.payload["batch"].scalars(), std::slice::from_ref(&value));
         assert_eq!(reader.dense(doc, "dense").unwrap().unwrap()[0], 1.0 + lsn.0 as f32);
         assert_eq!(reader.sparse(doc, "sparse").unwrap().unwrap().values, [1.0 + lsn.0 as f32]);
         assert!(among.contains(doc.0), "a filter sees the same");
