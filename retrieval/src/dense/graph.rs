@@ -78,7 +78,7 @@ impl Default for GraphOptions {
             connectivity: 16,
             ef_construction: 128,
             candidates: 256,
-            scanned_instead: 10_000,
+            scanned_instead: 2_500,
             threads: 1,
             folder: None,
             generation: 0,
