@@ -9,7 +9,7 @@
 //! | `overload/goodput at 5×` | good answers a second at five times the capacity | the best of all loads | ≥ 0.9 |
 //! | `overload/goodput at K×` | the same at K times the capacity | FIFO | – |
 //! | `overload/interactive p99` | under as much bulk as makes twice the capacity | at half the capacity | ≤ 2 × |
-//! | `overload/refusal p99` | of requests refused at 5×, seen by their callers | 5 ms | ≤ 5 ms |
+//! | `overload/refusal p99` | of requests refused, over all loads, inside the server | 5 ms | ≤ 5 ms |
 //! | `overload/memory` | resident set at the end of the 5× run | a third into it | ≤ 1.1 × |
 //! | `fairness/p95` | of a tenant of 10-document requests beside one of 1,000-document requests | alone, + 20 % + a batch | ≤ |
 //! | `anytime/…` | p90 with a budget, and nDCG@10 | the budget + a batch; the first stage's order | ≤ |

@@ -12,6 +12,7 @@ use sluice_core::{Lane, Operation, Priority, admission::Work, backend::DeviceCac
 
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const REFUSAL_SECONDS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.025, 0.1, 1.0];
 const TOKENS: &[f64] = &[16.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0];
 const SEQUENCES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 const RATIO: &[f64] = &[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0];
@@ -19,6 +20,7 @@ const RATIO: &[f64] = &[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95,
 /// Histogram buckets by metric name.
 pub const BUCKETS: &[(&str, &[f64])] = &[
     ("sluice_request_duration_seconds", SECONDS),
+    ("sluice_refusal_duration_seconds", REFUSAL_SECONDS),
     ("sluice_queue_duration_seconds", SECONDS),
     ("sluice_tokenize_duration_seconds", SECONDS),
     ("sluice_compute_duration_seconds", SECONDS),
@@ -34,6 +36,10 @@ pub fn describe() {
     describe_counter!("sluice_requests_total", "Finished calls (of RerankMany: requests), by rpc and gRPC code");
     describe_gauge!("sluice_requests_in_flight", "Calls (of RerankMany: requests) being worked on, by rpc");
     describe_histogram!("sluice_request_duration_seconds", "From arrival to the last message, by rpc");
+    describe_histogram!(
+        "sluice_refusal_duration_seconds",
+        "From arrival to a refusal for want of room or time, by rpc"
+    );
     describe_counter!("sluice_admitted_total", "Requests admitted");
     describe_counter!("sluice_rejected_total", "Requests refused at admission, by reason, class and tenant");
     describe_counter!("sluice_finished_total", "Admitted requests that ended, by outcome");

@@ -25,6 +25,25 @@ impl Metrics {
         self.of(name, label).max_by(f64::total_cmp)
     }
 
+    /// The least bound of a histogram's buckets that holds so large a part of its samples, and their number; `None` of
+    /// none, and where the last bucket alone does.
+    pub(super) fn quantile(&self, name: &str, part: f64) -> Option<(f64, f64)> {
+        let bucket = format!("{name}_bucket{{");
+        let bound = |name: &str| name.split("le=\"").nth(1)?.split('"').next()?.parse::<f64>().ok();
+        let mut buckets: Vec<(f64, f64)> = Vec::new();
+        for (name, count) in self.0.iter().filter(|(name, _)| name.starts_with(&bucket)) {
+            let Some(bound) = bound(name) else { continue };
+            match buckets.iter_mut().find(|(known, _)| *known == bound) {
+                Some((_, sum)) => *sum += count,
+                None => buckets.push((bound, *count)),
+            }
+        }
+        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let all = buckets.last().map(|(_, count)| *count).filter(|count| *count > 0.0)?;
+        let (bound, _) = buckets.into_iter().find(|(_, count)| *count >= part * all)?;
+        bound.is_finite().then_some((bound, all))
+    }
+
     fn of<'a>(&'a self, name: &'a str, label: &'a str) -> impl Iterator<Item = f64> + 'a {
         let named = move |sample: &&(String, f64)| {
             let rest = sample.0.strip_prefix(name);
@@ -37,6 +56,18 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quantile_is_a_bucket_of_all_labels() {
+        let page = "sluice_t_bucket{rpc=\"a\",le=\"0.1\"} 5\nsluice_t_bucket{rpc=\"a\",le=\"0.5\"} 9\n\
+                    sluice_t_bucket{rpc=\"a\",le=\"+Inf\"} 10\nsluice_t_bucket{rpc=\"b\",le=\"0.1\"} 10\n\
+                    sluice_t_bucket{rpc=\"b\",le=\"0.5\"} 10\nsluice_t_bucket{rpc=\"b\",le=\"+Inf\"} 10\n";
+        let metrics = Metrics::parse(page);
+        for (part, expected) in [(0.5, Some(0.1)), (0.75, Some(0.1)), (0.95, Some(0.5)), (0.99, None)] {
+            assert_eq!(metrics.quantile("sluice_t", part).map(|(bound, _)| bound), expected, "{part}");
+        }
+        assert_eq!(metrics.quantile("sluice_none", 0.5), None);
+    }
 
     #[test]
     fn samples_are_found_by_name_and_label() {

@@ -12,7 +12,7 @@ use std::{
 use sluice_core::{
     Lane, Priority, RequestId, Time, Unit, UnitId,
     batch::{PackedBatch, Role},
-    cost::{BatchShape, CostModel},
+    cost::CostModel,
     scheduler::{BatchBudget, BatchId, Decision, EnqueueError, Expired, Plan, Scheduler, SchedulerConfig},
 };
 use tokio::sync::{Notify, mpsc, watch};
@@ -255,12 +255,10 @@ impl Driver {
     fn launch(&mut self, plan: Plan, now: Time) {
         let mut packed = PackedBatch::with_capacity(plan.lane, plan.units.len(), plan.tokens as usize);
         let mut members = Vec::with_capacity(plan.units.len());
-        let mut costs = Vec::with_capacity(plan.units.len());
         for unit in &plan.units {
             let waiting = self.waiting.get_mut(&unit.request).expect("a dispatched unit's request waits");
             let sequence = &waiting.request.sequences[unit.index as usize];
             packed.push(*unit, sequence);
-            costs.push(sequence.cost());
             if waiting.request.sink.dispatched(now) {
                 self.metrics.queue_seconds.record(now.since(waiting.request.submitted).as_secs_f64());
             }
@@ -275,8 +273,7 @@ impl Driver {
         self.metrics.batch_sequences.record(plan.units.len() as f64);
         let budget = self.scheduler.budget(plan.lane).tokens;
         self.metrics.batch_fill.record(f64::from(plan.tokens) / f64::from(budget));
-        let shape = BatchShape::of_all(costs);
-        self.predicted.insert(plan.batch, (plan.lane, self.scheduler.cost().predict(plan.lane, shape)));
+        self.predicted.insert(plan.batch, (plan.lane, plan.predicted));
         let job = BatchJob { batch: plan.batch, packed: Arc::new(packed), members };
         if let Err(job) = self.executor.send(job) {
             self.abandon(job.batch, &job.members);

@@ -73,7 +73,7 @@ impl Permits {
         let Shared { admission, forecast, estimates } = &mut *shared;
         let guess = texts.filter(|_| self.predictive);
         let units = guess.map(|Texts { lane, count, bytes }| (lane, estimates.estimate(lane, count, bytes)));
-        let units = units.as_ref().map(std::slice::from_ref).unwrap_or_default();
+        let units = units.as_slice();
         let admitted = admission.try_admit(now, &arrival(terms, work, units), forecast)?;
         drop(shared);
         metrics::entered(work);
@@ -99,7 +99,10 @@ impl Permits {
 
     /// What the scheduler expects from now on.
     pub(super) fn publish(&self, forecast: Forecast) {
-        self.lock().forecast = forecast;
+        // Without predictions, nothing ever seems to wait.
+        if self.predictive {
+            self.lock().forecast = forecast;
+        }
     }
 
     fn permit(&self, terms: Terms, admitted: Option<Admitted>) -> Permit {

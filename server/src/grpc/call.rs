@@ -114,8 +114,11 @@ impl Drop for Call {
     fn drop(&mut self) {
         gauge!("sluice_requests_in_flight", "rpc" => self.rpc).decrement(1);
         counter!("sluice_requests_total", "rpc" => self.rpc, "code" => code_name(self.code)).increment(1);
-        histogram!("sluice_request_duration_seconds", "rpc" => self.rpc)
-            .record(self.caller.arrival.elapsed().as_secs_f64());
+        let took = self.caller.arrival.elapsed().as_secs_f64();
+        histogram!("sluice_request_duration_seconds", "rpc" => self.rpc).record(took);
+        if self.code == Code::ResourceExhausted {
+            histogram!("sluice_refusal_duration_seconds", "rpc" => self.rpc).record(took);
+        }
     }
 }
 
