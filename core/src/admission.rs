@@ -61,8 +61,11 @@ pub struct Arrival<'a> {
     pub worth: Worth,
     /// The room that it takes.
     pub work: Work,
-    /// The device's work, by lane; a guess ([`TokenEstimates`]) before tokenizing.
+    /// The device's work, by lane.
     pub units: &'a [(Lane, BatchShape)],
+    /// The work is a guess ([`TokenEstimates`]), before tokenizing: nobody is refused because of it, but because of what
+    /// is ahead.
+    pub guess: bool,
 }
 
 /// A request that is inside. To be given back by [`Admission::release`].
@@ -226,7 +229,7 @@ impl Admission {
             self.note_pending(admitted, -1.0);
             admitted.pending = false;
         }
-        let arrival = Arrival { class, tenant, deadline, worth, work: more, units };
+        let arrival = Arrival { class, tenant, deadline, worth, work: more, units, guess: false };
         let prediction = self.in_time(now, &arrival, forecast)?;
         self.take_room(now, tenant, more)?;
         if let Err(over) = self.quotas.spend(now, tenant, more.tokens) {
@@ -280,7 +283,7 @@ impl Admission {
     }
 
     fn in_time(&self, now: Time, arrival: &Arrival<'_>, forecast: &Forecast) -> Result<Prediction, Refused> {
-        let Arrival { class, tenant, deadline, worth, units, .. } = *arrival;
+        let Arrival { class, tenant, deadline, worth, units, guess, .. } = *arrival;
         let left = deadline.since(now);
         let service_max = match worth {
             Worth::Whole => None,
@@ -289,12 +292,12 @@ impl Admission {
         let ask = Ask { class, tenant, work: units.to_vec(), service_max };
         let prediction = forecast.predict_beside(now, &ask, &self.pending);
         let service = prediction.service;
-        if left.is_zero() || worth == Worth::Whole && prediction.service_sure >= left {
+        if left.is_zero() || !guess && worth == Worth::Whole && prediction.service_sure >= left {
             return Err(Refused::Unreachable { service });
         }
         let concurrency = &self.concurrency[class.index()];
         let wait = concurrency.stretched(prediction.wait());
-        let needed = wait.saturating_add(service);
+        let needed = if guess { wait } else { wait.saturating_add(service) };
         // Nothing ahead: whatever was predicted, no queue is the reason to refuse.
         let excess = needed.saturating_sub(left).max(wait.saturating_sub(concurrency.wait_max())).min(wait);
         if excess.is_zero() {

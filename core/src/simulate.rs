@@ -218,7 +218,7 @@ impl<'a> Simulation<'a> {
         let tokens = by_lane.iter().map(|(_, shape)| shape.tokens).sum();
         let work = Work { documents: units.len() as u64, tokens, bytes: 0 };
         let (class, tenant) = (Priority::from(stream.class), tenant(self.setup, stream));
-        let arrival = Arrival { class, tenant, deadline, worth, work, units: &by_lane };
+        let arrival = Arrival { class, tenant, deadline, worth, work, units: &by_lane, guess: false };
         admission.try_admit(self.now, &arrival, &self.scheduler.forecast(self.now)).map(Some)
     }
 

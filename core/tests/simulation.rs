@@ -251,6 +251,7 @@ impl Simulation {
             worth: unit.worth,
             work,
             units: &units,
+            guess: false,
         };
         let answer = self.admission.try_admit(self.now, &arrival, &self.scheduler.forecast(self.now));
         if let Some(admitted) = self.check_admission(work, answer) {

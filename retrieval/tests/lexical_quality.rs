@@ -1,5 +1,6 @@
 //! How good BM25's order is on judged collections, where they are beside the workspace.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helper functions too")]
+#![allow(clippy::print_stderr, reason = "says what was skipped, and what was found")]
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -28,7 +29,7 @@ fn lines(path: &Path) -> Vec<Text> {
 fn check(collection: &str, ndcg_min: f64, recall_min: f64) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(collection);
     if !folder.exists() {
-        println!("skipped: there is no {}", folder.display());
+        eprintln!("skipped: there is no {}", folder.display());
         return;
     }
     let corpus = lines(&folder.join("corpus.jsonl"));
@@ -52,7 +53,7 @@ fn check(collection: &str, ndcg_min: f64, recall_min: f64) {
     let qrels = Qrels::parse(&fs::read_to_string(folder.join("qrels.txt")).unwrap()).unwrap();
     let metrics: [Metric; 2] = ["ndcg@10", "recall@100"].map(|name| name.parse().unwrap());
     let report = evaluate(&qrels, &run, &metrics);
-    println!("{collection}, {} queries: {:?}", report.queries, report.metrics);
+    eprintln!("{collection}, {} queries: {:?}", report.queries, report.metrics);
     let [ndcg, recall] = [0, 1].map(|metric| report.metrics[metric].1);
     assert!(ndcg >= ndcg_min, "{collection}: nDCG@10 {ndcg}");
     assert!(recall >= recall_min, "{collection}: recall@100 {recall}");

@@ -28,6 +28,8 @@ use tokio::sync::watch;
 use crate::models::{Model, Models};
 
 const VERSION: u32 = 1;
+/// Batches behind what is written: fewer say little.
+const OBSERVATIONS_MIN: u64 = 20;
 /// How often it is written while the server learns.
 const WRITE_INTERVAL: Duration = Duration::from_secs(60);
 const OPERATIONS: [Operation; 6] = [
@@ -104,7 +106,9 @@ fn is_of(entry: &Entry, model: &Model) -> bool {
 pub fn write(path: &Path, models: &Models, cost: &CostModel) -> io::Result<()> {
     let known = |index: ModelIndex| cost.lanes().filter(move |lane| lane.model == index);
     let lanes = models.iter().flat_map(|(index, model)| {
-        known(index).map(|lane| Entry {
+        let measured =
+            |lane: &Lane| cost.accuracy(*lane).is_some_and(|accuracy| accuracy.observations >= OBSERVATIONS_MIN);
+        known(index).filter(measured).map(|lane| Entry {
             model_digest: model.info.digest.clone(),
             backend: model.info.backend.to_owned(),
             operation: lane.operation.name().to_owned(),

@@ -356,10 +356,8 @@ mod tests {
                 Some("40"),
             ),
         );
-        check(
-            Refusal::Unauthenticated,
-            &expected(Code::Unauthenticated, "UNAUTHENTICATED", "no tenant has the credentials of this call", None),
-        );
+        let unknown = "no tenant has the credentials of this call";
+        check(Refusal::Unauthenticated, &expected(Code::Unauthenticated, "UNAUTHENTICATED", unknown, None));
         check(
             Refusal::DeadlineExceeded { phase: "queue" },
             &expected(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "deadline exceeded (queue)", None),

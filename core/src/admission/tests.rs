@@ -51,7 +51,15 @@ fn busy(class: Priority, tenant: u16, ms: u32) -> Scheduler {
 
 fn arrival(class: Priority, tenant: u16, units: &[(Lane, BatchShape)], deadline_ms: u64) -> Arrival<'_> {
     let work = Work { documents: 1, tokens: units.iter().map(|(_, shape)| shape.tokens).sum(), bytes: 1 };
-    Arrival { class, tenant: TenantId(tenant), deadline: at(deadline_ms), worth: Worth::Whole, work, units }
+    Arrival {
+        class,
+        tenant: TenantId(tenant),
+        deadline: at(deadline_ms),
+        worth: Worth::Whole,
+        work,
+        units,
+        guess: false,
+    }
 }
 
 #[test]

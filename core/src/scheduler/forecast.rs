@@ -119,11 +119,14 @@ impl Forecast {
     /// The same with work that the scheduler has not seen yet.
     pub(crate) fn predict_beside(&self, now: Time, ask: &Ask, pending: &[QueueAhead]) -> Prediction {
         let (mut service, mut sure) = (0.0_f64, 0.0_f64);
+        // Confidence goes on falling after the forecast was made: an idle device makes no new one.
+        let age = now.since(self.as_of).as_secs_f64();
+        let lasting = (-age / CostModel::CONFIDENCE_HALF_LIFE.as_secs_f64()).exp2();
         for &(lane, shape) in ask.work.iter().filter(|(_, shape)| !shape.is_empty()) {
             let (coefficients, confidence) = self.lanes.get(&lane).copied().unwrap_or((self.prior, 0.0));
             let seconds = self.seconds(&coefficients, shape);
             service += seconds;
-            sure += coefficients.seconds(shape).min(seconds) * confidence;
+            sure += coefficients.seconds(shape).min(seconds) * confidence * lasting;
         }
         let most = ask.service_max.map_or(f64::INFINITY, |max| max.as_secs_f64());
         let (service, sure) = (service.min(most), sure.min(most));

@@ -239,7 +239,7 @@ mod tests {
             (&[1, 9], 1),
             (&[1, 1, 1, 9], 3),
             (&[9, 1, 1, 1], 1),
-            (&[3, 3, 3, 3, 3], 2),
+            (&[3, 3, 3, 3, 3], 3),
             (&[1, 2, 3, 4], 3),
         ] {
             let shares: Vec<Piece> = costs.iter().map(|&cost| Piece(cost)).collect();

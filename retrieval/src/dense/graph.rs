@@ -86,6 +86,9 @@ impl Default for GraphOptions {
     }
 }
 
+/// What part of the vectors is asked for, at least, for a scan to be the way: one in so many.
+const MANY: u64 = 16;
+
 /// How far linking is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GraphStatus {
@@ -297,7 +300,9 @@ impl VectorIndex for GraphDense {
         let mut top = TopK::new(k);
         // At most as many as there are; numbers of documents that are gone may be among them.
         let wanted = among.map_or(state.rows.len() as u64, RoaringBitmap::len).min(state.rows.len() as u64);
-        if k == 0 || state.linked.is_empty() || shared.scans(wanted, state.rows.len()) {
+        // A graph is for the few nearest; of a large part of all it would miss some, and take longer.
+        let many = (k as u64).saturating_mul(MANY) >= wanted;
+        if k == 0 || many || state.linked.is_empty() || shared.scans(wanted, state.rows.len()) {
             state.rows.scan(&query, among, &mut top, stop)?;
             return Ok(top.into_hits());
         }

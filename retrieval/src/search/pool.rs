@@ -114,7 +114,9 @@ mod tests {
         let pool = Pool::new(1, 1);
         assert_eq!(pool.run(soon(), || 7).await, Ok(7));
         let panics = || -> u32 { unreachable!("on purpose") };
-        assert_eq!(pool.run(soon(), panics).await, Err(PoolError::Panicked));
+        // Printing a backtrace takes a while.
+        let patient = Instant::now() + Duration::from_secs(30);
+        assert_eq!(pool.run(patient, panics).await, Err(PoolError::Panicked));
 
         let (release, held) = mpsc::sync_channel::<()>(0);
         let hangs = move || held.recv().is_ok();

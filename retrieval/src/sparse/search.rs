@@ -35,14 +35,26 @@ struct Term<'a> {
 }
 
 /// A block and the most that a document in it can score.
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
+#[derive(Clone, Copy)]
 struct Promise {
     bound: f64,
     segment: usize,
     block: u32,
 }
 
+impl PartialEq for Promise {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
 impl Eq for Promise {}
+
+impl PartialOrd for Promise {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Ord for Promise {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {

@@ -362,7 +362,7 @@ impl Faults {
         let wire::FacetRequest { field, limit } = facet;
         match schema.payload_field(&field).map(|field| field.kind) {
             Some(PayloadKind::Text) => {
-                self.add(at(path, "field"), format!("{field} is a text, whose values are not counted"))
+                self.add(at(path, "field"), format!("{field} is a text, whose values are not counted"));
             }
             Some(_) => {}
             None => self.add(at(path, "field"), format!("{field:?} is no payload field of the schema")),

@@ -31,6 +31,7 @@ fn check(case: &str, status: &Status, expected: &[&str]) {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn each_fault_of_a_search_names_its_field() {
     type Change = fn(&mut wire::SearchRequest);
     fn leg(request: &mut wire::SearchRequest, change: impl FnOnce(&mut wire::LexicalQuery)) {

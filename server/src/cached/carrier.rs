@@ -76,7 +76,10 @@ impl Carrier {
         let deadline = self.waiting.rank.deadline;
         let mut batches = FuturesUnordered::new();
         let computed = std::mem::take(&mut self.computed);
-        if !computed.is_empty() {
+        if computed.is_empty() {
+            // What it waits for is in the scheduler on another's account.
+            permit.queued();
+        } else {
             batches.push(self.submit(computed, permit.clone()).await?.step());
         }
         while !self.waiting.is_complete() {

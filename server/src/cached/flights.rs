@@ -195,6 +195,10 @@ impl Flight {
     /// with fewer units ahead is sooner, and of equals the one whose deadline is earlier.
     fn is_worth_waiting_for(&self, me: &Waiting, place: u32, now: Time) -> bool {
         let (owner, own) = (self.owner.waiting.rank, me.rank);
+        // Another tenant's turn may come late, whatever its class.
+        if owner.tenant != own.tenant {
+            return false;
+        }
         if owner.class() != own.class() {
             return owner.class() < own.class();
         }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use sluice_core::{Priority, Time};
+use sluice_core::{Priority, TenantId, Time};
 use tokio::sync::Notify;
 
 use crate::engine::{EngineError, Progress, SlotValue, permit::Terms};
@@ -20,6 +20,7 @@ use crate::engine::{EngineError, Progress, SlotValue, permit::Terms};
 pub(super) struct Rank {
     pub(super) priority: Priority,
     pub(super) deadline: Time,
+    pub(super) tenant: TenantId,
 }
 
 impl Rank {
@@ -36,7 +37,7 @@ impl Rank {
 
 impl From<Terms> for Rank {
     fn from(terms: Terms) -> Self {
-        Self { priority: terms.class, deadline: terms.deadline }
+        Self { priority: terms.class, deadline: terms.deadline, tenant: terms.tenant }
     }
 }
 

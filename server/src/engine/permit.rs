@@ -36,6 +36,8 @@ pub struct Texts {
     pub count: u64,
     /// Bytes of all of them.
     pub bytes: u64,
+    /// Tokens of each that are read, at most.
+    pub tokens_max: u64,
 }
 
 /// Hands out permits. Cheap to clone.
@@ -71,10 +73,10 @@ impl Permits {
         let now = self.clock.now();
         let mut shared = self.lock();
         let Shared { admission, forecast, estimates } = &mut *shared;
-        let guess = texts.filter(|_| self.predictive);
-        let units = guess.map(|Texts { lane, count, bytes }| (lane, estimates.estimate(lane, count, bytes)));
+        let known = texts.filter(|_| self.predictive);
+        let units = known.map(|texts| (texts.lane, guessed(estimates, texts)));
         let units = units.as_slice();
-        let admitted = admission.try_admit(now, &arrival(terms, work, units), forecast)?;
+        let admitted = admission.try_admit(now, &guess(terms, work, units), forecast)?;
         drop(shared);
         metrics::entered(work);
         Ok(self.permit(terms, Some(admitted)))
@@ -118,9 +120,18 @@ impl Permits {
     }
 }
 
-fn arrival(terms: Terms, work: Work, units: &[(Lane, BatchShape)]) -> Arrival<'_> {
+/// The work of texts: no more than is read of them.
+fn guessed(estimates: &TokenEstimates, texts: Texts) -> BatchShape {
+    let Texts { lane, count, bytes, tokens_max } = texts;
+    let guess = estimates.estimate(lane, count, bytes);
+    let tokens = guess.tokens.min(count.saturating_mul(tokens_max));
+    let tokens_squared = guess.tokens_squared.min(tokens.saturating_mul(tokens_max));
+    BatchShape { tokens, tokens_squared, ..guess }
+}
+
+fn guess(terms: Terms, work: Work, units: &[(Lane, BatchShape)]) -> Arrival<'_> {
     let Terms { class, tenant, deadline, worth } = terms;
-    Arrival { class, tenant, deadline, worth, work, units }
+    Arrival { class, tenant, deadline, worth, work, units, guess: true }
 }
 
 /// What one request holds until the last clone of this is dropped.
@@ -168,7 +179,7 @@ impl Permit {
     }
 
     /// The scheduler's forecast counts it from now on.
-    pub(super) fn queued(&self) {
+    pub(crate) fn queued(&self) {
         if let (Some(admitted), _) = &mut *self.holding.held() {
             self.holding.permits.lock().admission.queued(admitted);
         }

@@ -52,7 +52,8 @@ impl App {
         };
         let lane = Lane { model: job.model, operation };
         let terms = self.terms(caller, Priority::Standard, Worth::Whole);
-        let texts = Texts { lane, count: job.texts.len() as u64, bytes: job.bytes() };
+        let texts =
+            Texts { lane, count: job.texts.len() as u64, bytes: job.bytes(), tokens_max: job.tokens_max as u64 };
         let permit = self.admit(terms, texts, job.texts.len(), job.bytes())?;
         let prepared = self.0.preparer.encode(&job, &model.text).await?;
         let tokens = prepared.computed_tokens();

@@ -40,7 +40,13 @@ impl App {
         let model = warm.models.get(job.model);
         let lane = Lane { model: job.model, operation: Operation::EncodeTokens };
         let terms = self.terms(caller, Priority::Interactive, Worth::Whole);
-        let guessed = permit::Texts { lane, count: job.documents.len() as u64, bytes: job.bytes() };
+        let texts = || job.documents.iter().filter_map(|document| document.content.text());
+        let guessed = permit::Texts {
+            lane,
+            count: texts().count() as u64,
+            bytes: texts().map(|text| text.len() as u64).sum(),
+            tokens_max: model.tokens_max() as u64,
+        };
         let permit = self.admit(terms, guessed, job.documents.len(), job.bytes())?;
         let subjects =
             self.subjects(&job, |job| &job.documents, (0..job.documents.len()).collect(), model.digest).await?;
@@ -92,6 +98,8 @@ impl App {
     ) -> Result<Vec<ExplainedDocument>, Refusal> {
         // The request's own room is held until its second half is done.
         let borrowed = self.0.permits.borrowed(permit.terms());
+        // The scheduler hears of all of it now.
+        permit.queued();
         let mut matrices = self.token_matrices(warm, job.model, encoded, borrowed).await?.into_iter();
         let query = match &job.query {
             Query::Vectors(vectors) => Arc::clone(vectors),

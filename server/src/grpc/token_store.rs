@@ -86,7 +86,17 @@ impl App {
         store.check_layout(&job.namespace, model.digest, (job.storage, model.info.embedding_dim as usize))?;
         let lane = Lane { model: job.model, operation: Operation::EncodeTokens };
         let terms = self.terms(caller, Priority::Bulk, Worth::Whole);
-        let texts = Texts { lane, count: job.documents.len() as u64, bytes: job.bytes() };
+        let text = |document: &NewDocument| match &document.content {
+            NewContent::Text(text) => Some(text.len() as u64),
+            NewContent::Vectors(_) => None,
+        };
+        let lengths = || job.documents.iter().filter_map(text);
+        let texts = Texts {
+            lane,
+            count: lengths().count() as u64,
+            bytes: lengths().sum(),
+            tokens_max: model.tokens_max() as u64,
+        };
         let permit = self.admit(terms, texts, job.documents.len(), job.bytes())?;
         let spelled = self.spell_new(&job, model).await?;
         let lengths = || spelled.iter().map(|text| u32::try_from(text.ids.len()).unwrap_or(u32::MAX));
@@ -137,6 +147,8 @@ impl App {
         // All vectors of a put are in memory from here on; the request's own room is held until they are on disk.
         let turn = store.turn().await;
         let borrowed = self.0.permits.borrowed(permit.terms());
+        // The scheduler hears of all of it now.
+        permit.queued();
         let truncated: Vec<bool> = spelled.iter().map(|text| text.truncated).collect();
         let sequences = spelled.into_iter().map(|text| text.ids).collect();
         let matrices = self.token_matrices(warm, job.model, sequences, borrowed).await?;

@@ -71,7 +71,8 @@ async fn time_that_is_up_leaves_the_rest_in_the_requests_order() {
         let answer = rerank(&server, asked(60, method, time(210))).await;
         let took = begin.elapsed();
         assert!(took < Duration::from_millis(210 + 20) + SLACK, "{took:?} where 1.2 s were asked for");
-        assert!(took >= Duration::from_millis(200), "{took:?}: what there was to spend is spent");
+        // It is over when no further batch would be in time.
+        assert!(took >= Duration::from_millis(160), "{took:?}: what there was to spend is spent");
         // One batch each; for two methods the query is one too.
         let scored = scored_prefix(&answer, 60);
         assert!((1..=10).contains(&scored), "{method:?}: {scored} batches of 20 ms in 210 ms");
@@ -212,7 +213,7 @@ async fn a_stage_that_runs_out_of_time_lets_the_next_one_run() {
 #[tokio::test]
 async fn a_request_that_runs_out_of_time_in_its_second_stage_keeps_the_first_ones_order() {
     let server = TestServer::several(&[("fast", SCRIPT), ("slow", &one_by_one(40))], |config| {
-        config.default_deadline = Duration::from_secs(30)
+        config.default_deadline = Duration::from_secs(30);
     })
     .await;
     let stages = |top_k| {

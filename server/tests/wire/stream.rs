@@ -9,6 +9,7 @@ use sluice_proto::rerank::v1::{
     LongDocument, RerankRequest, RerankResponse, ScoreUpdate, Truncation, rerank_service_client::RerankServiceClient,
     rerank_stream_response::Update,
 };
+use sluice_server::{ServerConfig, config::PolicyName};
 use tonic::{Code, Request, transport::Channel};
 
 use super::{
@@ -107,7 +108,8 @@ async fn scores_come_while_others_are_computed() {
 #[tokio::test]
 async fn a_slow_reader_gets_updates_merged_and_holds_nobody_up() {
     const DOCUMENTS: usize = 300;
-    let server = TestServer::scripted(&one_by_one(1), |_| ()).await;
+    let in_order = |config: &mut ServerConfig| config.scheduler.policy = PolicyName::Fifo;
+    let server = TestServer::scripted(&one_by_one(1), in_order).await;
     // A window for a few updates: what the reader has not read, the server cannot send.
     let narrow = server.endpoint().initial_stream_window_size(128).initial_connection_window_size(1 << 20);
     let mut slow = RerankServiceClient::new(narrow.connect().await.expect("the server listens"));

@@ -67,7 +67,7 @@ async fn what_a_document_costs() {
         });
         assert!(miss.time(|| made.iter().all(|(_, key)| flights.known(key).is_none())));
         let now = fixture.cached.engine.clock().now();
-        let rank = Rank { priority: Priority::Standard, deadline: now };
+        let rank = Rank { priority: Priority::Standard, deadline: now, tenant: TenantId(0) };
         let waiting = Arc::new(Waiting::new(0, rank, (sequences.len(), true), 0));
         let claims = Claims { flights: Arc::clone(&flights), waiting: Arc::clone(&waiting), keys: made.clone() };
         claim.time(|| flights.claim(&waiting, &made, 0, now));

@@ -23,7 +23,8 @@ use crate::{
         call::{Admitted, Caller},
         refusal,
     },
-    job::{Method, RerankJob, StageJob},
+    job::{LongDocument, Method, RerankJob, StageJob},
+    models::Model,
     prepare::{DocumentUnits, Given, Prepared},
     scoring::Scoring,
     subject::{Source, Subject},
@@ -106,8 +107,9 @@ impl App {
         let warm = self.warm()?;
         let job = Arc::new(validate::rerank(request, &warm.models, &self.0.limits)?);
         let spending = Spending::new(&job, (caller.arrival, caller.deadline), &self.0.answer_margin);
-        let texts = first_texts(&job);
-        let terms = self.terms(caller, job.priority, if spending.end.is_some() { Worth::Parts } else { Worth::Whole });
+        let texts = first_texts(&job, warm.models.get(job.stages[0].model));
+        let cut = spending.end.is_some() || job.stages.iter().any(|stage| stage.budget.time.is_some());
+        let terms = self.terms(caller, job.priority, if cut { Worth::Parts } else { Worth::Whole });
         let permit = self.admit(terms, texts, job.documents.len(), job.bytes())?;
         // A query that a later stage would refuse is refused before anything is computed.
         for stage in &job.stages[1..] {
@@ -237,7 +239,7 @@ impl Run {
         let scoring = Scoring::new(&self.job, stage.method, &units);
         let looked_up = self.app.warm()?.cached.look_up(lane, sequences, self.job.cache).await;
         let permit = self.admit(looked_up.tokens_left(), &looked_up.work_left())?;
-        let worth = if end.is_some() { Worth::Parts } else { Worth::Whole };
+        let worth = if end.is_some_and(|end| end <= self.deadline) { Worth::Parts } else { Worth::Whole };
         let terms = Terms { deadline: self.app.time(deadline), worth, ..permit.terms() };
         let answer = looked_up.submit(permit.under(terms)).await.map_err(refusal)?;
         self.running = Some(Running { documents, units, unit_tokens, tokens: 0, scoring, answer, end, deadline });
@@ -368,12 +370,16 @@ impl Running {
 }
 
 /// The texts that the first stage reads, as far as its budget lets it.
-fn first_texts(job: &RerankJob) -> Texts {
+fn first_texts(job: &RerankJob, model: &Model) -> Texts {
     let stage = &job.stages[0];
     let pairs = [job.budget.pairs, stage.budget.pairs].into_iter().flatten().min().unwrap_or(usize::MAX);
     let bytes = || job.texts().take(pairs).map(|text| text.len() as u64);
     let lane = Lane { model: stage.model, operation: stage.method.operation() };
-    Texts { lane, count: bytes().count() as u64, bytes: bytes().sum() }
+    let tokens_max = match job.long_document {
+        LongDocument::Cut => model.tokens_max() as u64,
+        LongDocument::ChunkMax | LongDocument::ChunkMean => u64::MAX,
+    };
+    Texts { lane, count: bytes().count() as u64, bytes: bytes().sum(), tokens_max }
 }
 
 /// A number of documents or stages on the wire: within its range for anything that was validated.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::candidates::CandidateSet;
 use crate::{
-    args::{EvalArgs, spending::SpendingArgs},
+    args::{EvalArgs, EvalMethodArg, spending::SpendingArgs},
     output::Failure,
     server::{ServerDefault, connect},
     unscored::Unscored,
@@ -38,7 +38,7 @@ pub(super) struct Ranked {
 impl<'a> Ranker<'a> {
     pub(super) async fn connect(args: &'a EvalArgs, server_default: &ServerDefault) -> Result<Self, Failure> {
         let mut template = Rerank::default().model(args.model.clone().unwrap_or_default());
-        match args.method.map(|method| method.scored()) {
+        match args.method.map(EvalMethodArg::scored) {
             Some(None) => return Ok(Self::Given),
             Some(Some(method)) => template = template.method(method),
             None => {}
