@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`sluice_core::workload`] | what is sent, and when |
 //! | [`compose`] | which texts and vectors that is |
-//! | [`run`] | how it is sent, and what came of each request |
+//! | [`run()`] | how it is sent, and what came of each request |
 //! | [`tally`] | what all of them came to: counts, percentiles and how certain they are |
 //! | [`report`] | the figures as JSON, documented there |
 //! | [`table`] | the figures as a table |

@@ -7,9 +7,9 @@
 //!
 //! | queue | bound |
 //! |---|---|
-//! | messages | [`AHEAD`] requests made before their time |
+//! | messages | `AHEAD` requests made before their time |
 //! | in flight | [`Options::in_flight_max`] |
-//! | samples | [`SAMPLES`] |
+//! | samples | `SAMPLES` |
 
 mod clients;
 mod pace;

@@ -11,7 +11,7 @@
 //! at the first whose bound cannot reach what it has: exact, and impact-ordered by block (Mallia, Suel and Tonellotto,
 //! "Faster Learned Sparse Retrieval with Block-Max Pruning", SIGIR 2024, where impacts are of 8 bits and blocks static).
 //!
-//! Blocks are grouped in [segments](segment) of 65,536 documents. A document that is gone keeps its postings until a
+//! Blocks are grouped in segments of 65,536 documents. A document that is gone keeps its postings until a
 //! quarter of its segment is gone: then the segment is written again without them, beside the searches.
 //!
 //! # Cost

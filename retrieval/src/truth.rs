@@ -12,7 +12,7 @@
 //! | `ids` | external id | [`DocId`](crate::DocId), 4 bytes |
 //! | `documents` | `DocId`, 4 bytes, big-endian | version, hash, id and payload; then texts |
 //! | `vectors` | number of the vector's field, 2 bytes, and `DocId` | components, little-endian |
-//! | `payload` | see [`key`] | documents of that value among 65,536 numbers, as a Roaring bitmap |
+//! | `payload` | see `key` | documents of that value among 65,536 numbers, as a Roaring bitmap |
 //! | `log` | [`Lsn`], 8 bytes, big-endian | documents that began and that ended |
 //!
 //! A log entry names documents and does not repeat them: who follows the log reads them here. A document that ended is

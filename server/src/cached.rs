@@ -14,7 +14,7 @@
 //!
 //! One task for each request that has something to wait for carries results from the engine to whoever waits, so that a
 //! slow reader holds up nobody but itself. Its request's answer owns it: dropped, the task ends, the engine forgets its
-//! units, and the most urgent follower of each takes over ([`flights`]).
+//! units, and the most urgent follower of each takes over (`flights`).
 
 use std::sync::{
     Arc,

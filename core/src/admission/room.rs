@@ -91,7 +91,7 @@ pub struct Rejected {
     pub retry_after: Duration,
 }
 
-/// See the [module](self).
+/// Room for work of several kinds, and who may still come in.
 #[derive(Debug)]
 pub struct Room {
     limits: Work,

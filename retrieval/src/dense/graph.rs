@@ -100,7 +100,7 @@ pub struct GraphStatus {
     pub fault: Option<String>,
 }
 
-/// Dense vectors in a graph. See the [module](self).
+/// Dense vectors in a graph. See the module.
 pub struct GraphDense {
     shared: Arc<Shared>,
     linker: Option<JoinHandle<()>>,
