@@ -332,9 +332,10 @@ async fn deadlines_end_in_deadline_exceeded() {
             }
         }
     };
-    let begin = Instant::now();
     for timeout in ["100m", "100000u"] {
+        let begin = Instant::now();
         let status = ask("Rerank", timeout).await;
+        assert!(begin.elapsed() < Duration::from_millis(390), "at the deadline, not at the batch's end");
         // Until the device is done with it: the next one is not to be refused because of the queue.
         tokio::time::sleep(Duration::from_millis(450)).await;
         assert_eq!(
@@ -343,7 +344,6 @@ async fn deadlines_end_in_deadline_exceeded() {
             "{timeout}"
         );
     }
-    assert!(begin.elapsed() < Duration::from_millis(390), "at the deadline, not at the batch's end");
     assert_eq!(ask("Rerank", "0n").await.code(), Code::DeadlineExceeded, "over before it began");
     let malformed = ask("Rerank", "soon").await;
     assert_eq!((malformed.code(), fields(&malformed)), (Code::InvalidArgument, vec!["grpc-timeout".to_owned()]));
