@@ -3,12 +3,16 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 9] = [
     "sluice/model/v1/embedding.proto",
     "sluice/model/v1/model.proto",
     "sluice/model/v1/encode.proto",
     "sluice/rerank/v1/rerank.proto",
     "sluice/rerank/v1/token_store.proto",
+    "sluice/retrieval/v1/collection.proto",
+    "sluice/retrieval/v1/document.proto",
+    "sluice/retrieval/v1/retrieval.proto",
+    "sluice/retrieval/v1/search.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

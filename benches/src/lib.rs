@@ -8,6 +8,7 @@
 //! | [`encoder`] | ONNX Runtime |
 //! | [`tokenstore`] | the same vectors sent with every request |
 //! | [`maxsim`] | maxsim-cpu and NumPy |
+//! | [`scheduler`] | the same server with a plain FIFO policy, and a simulation |
 
 pub mod encoder;
 pub mod interleave;
@@ -15,6 +16,7 @@ pub mod machine;
 pub mod maxsim;
 pub mod report;
 pub mod rivals;
+pub mod scheduler;
 pub mod served;
 pub mod texts;
 pub mod tokenstore;

@@ -6,14 +6,14 @@ use std::{
     io::{Write, stderr, stdout},
     num::NonZero,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
     sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
-use sluice_benches::{encoder, machine::Machine, maxsim, report::Report, tokenstore};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sluice_benches::{encoder, machine::Machine, maxsim, report::Report, scheduler, tokenstore};
 use sluice_inference::HubSettings;
 
 /// Runs a scenario beside its rivals, and prints a table with ratios.
@@ -32,6 +32,8 @@ enum Scenario {
     Tokenstore(TokenstoreFlags),
     /// MaxSim over token vectors, beside maxsim-cpu and NumPy.
     Maxsim(MaxSimFlags),
+    /// A server process under overload, beside a FIFO policy and a simulation.
+    Scheduler(SchedulerFlags),
 }
 
 #[derive(Args)]
@@ -101,11 +103,56 @@ struct MaxSimFlags {
     repeat: usize,
 }
 
+#[derive(Args)]
+struct SchedulerFlags {
+    /// Also write the rows as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The server [default: sluice-server beside this executable, built if it is not there].
+    #[arg(long, value_name = "FILE")]
+    server: Option<PathBuf>,
+    /// Seconds that are counted of each load.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = positive)]
+    seconds: usize,
+    /// What is run [default: all].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    parts: Vec<PartArg>,
+    /// Queries of the anytime case, at most; 0 leaves it out.
+    #[arg(long, value_name = "N", default_value_t = 43)]
+    queries: usize,
+    /// Folder of the plots.
+    #[arg(long, value_name = "FOLDER", default_value = "target/plots/scheduler")]
+    plots: PathBuf,
+    /// Loads of two seconds and two queries: whether it runs, not how it does.
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PartArg {
+    Overload,
+    Fairness,
+    Storm,
+    Anytime,
+}
+
+impl From<PartArg> for scheduler::Part {
+    fn from(part: PartArg) -> Self {
+        match part {
+            PartArg::Overload => Self::Overload,
+            PartArg::Fairness => Self::Fairness,
+            PartArg::Storm => Self::Storm,
+            PartArg::Anytime => Self::Anytime,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let result = match Flags::parse().scenario {
         Scenario::Encoder(flags) => run_encoder(&flags),
         Scenario::Tokenstore(flags) => run_tokenstore(&flags),
         Scenario::Maxsim(flags) => run_maxsim(&flags),
+        Scenario::Scheduler(flags) => run_scheduler(&flags),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -156,6 +203,46 @@ fn run_maxsim(flags: &MaxSimFlags) -> anyhow::Result<()> {
         passes: flags.repeat,
     };
     finish(&maxsim::run(&options, &machine)?, flags.json.as_deref())
+}
+
+fn run_scheduler(flags: &SchedulerFlags) -> anyhow::Result<()> {
+    let machine = machine()?;
+    let server = match &flags.server {
+        Some(server) => server.clone(),
+        None => built_server()?,
+    };
+    let (seconds, queries) = if flags.quick { (2, flags.queries.min(2)) } else { (flags.seconds, flags.queries) };
+    let parts: Vec<scheduler::Part> = flags.parts.iter().map(|part| (*part).into()).collect();
+    let options = scheduler::Options {
+        server,
+        parts: if parts.is_empty() { scheduler::Part::ALL.to_vec() } else { parts },
+        time: Duration::from_secs(seconds as u64),
+        anytime_queries: queries,
+        plots: Some(flags.plots.clone()),
+    };
+    finish(&scheduler::run(&options, &machine)?, flags.json.as_deref())
+}
+
+/// The server that belongs to this executable: of the same build, made now if need be.
+fn built_server() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot tell where this executable is")?;
+    let folder = own.parent().context("an executable stands in a folder")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "-p", "sluice-server", "--bin", "sluice-server"]);
+    if folder.file_name().is_some_and(|name| name == "release") {
+        build.arg("--release");
+    }
+    // Wherever this one was built to.
+    if let Some(target) = folder.parent() {
+        build.arg("--target-dir").arg(target);
+    }
+    progress("building sluice-server");
+    let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().context("cannot run cargo")?;
+    if !status.success() {
+        bail!("sluice-server is not built: {status}");
+    }
+    Ok(folder.join("sluice-server"))
 }
 
 /// Prints the figures, and keeps them unless they are of wrong answers.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZero, sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use sluice_client::{Client, ClientOptions};
 use sluice_inference::SilentProgress;
-use sluice_server::{Server, ServerConfig, serve};
+use sluice_server::{Server, ServerConfig, config::ScoreCacheConfig, serve};
 use sluice_service::drain::Drain;
 use tokio::runtime::Runtime;
 
@@ -29,7 +29,9 @@ impl Served {
     /// # Errors
     /// If the server does not start or is not reached.
     pub fn start(config: ServerConfig, threads: usize, machine: &Machine) -> anyhow::Result<Self> {
-        let config = ServerConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..config };
+        // What is asked again is computed again: the computation is what is measured.
+        let score_cache = ScoreCacheConfig { bytes_max: 0 };
+        let config = ServerConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), score_cache, ..config };
         let machine_of_server = serve::Machine {
             cache_dir: machine.cache.join("models"),
             hub: machine.hub.clone(),

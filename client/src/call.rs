@@ -27,10 +27,13 @@ impl Deadline {
         Self { start: Instant::now(), total: total.min(DEADLINE_MAX) }
     }
 
-    /// `message` with the time that is left, for the server to know.
-    pub(crate) fn stamp<T>(&self, message: T) -> Request<T> {
+    /// `message` with the time that is left, for the server to know, and whose it is.
+    pub(crate) fn stamp<T>(&self, message: T, connection: &Connection) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(self.total.saturating_sub(self.start.elapsed()));
+        if let Some(token) = connection.token() {
+            request.metadata_mut().insert("authorization", token.header());
+        }
         request
     }
 
@@ -79,7 +82,7 @@ where
     let attempts_max = policy.attempts_max;
     let mut retry = RetryState::new(policy.clone(), Time::from_origin(deadline.total), connection.next_seed());
     while retry.attempts() + 1 < attempts_max {
-        match deadline.bound(attempt(deadline.stamp(message.clone()))).await {
+        match deadline.bound(attempt(deadline.stamp(message.clone(), connection))).await {
             Ok(answer) => return Ok(succeeded(connection, answer)),
             Err(None) => return Err(deadline.error(None, connection, retry.attempts() + 1)),
             Err(Some(status)) => match decide(&mut retry, &deadline, &status, connection.budget()) {
@@ -88,7 +91,7 @@ where
             },
         }
     }
-    match deadline.bound(attempt(deadline.stamp(message))).await {
+    match deadline.bound(attempt(deadline.stamp(message, connection))).await {
         Ok(answer) => Ok(succeeded(connection, answer)),
         Err(status) => Err(deadline.error(status.as_ref(), connection, retry.attempts() + 1)),
     }

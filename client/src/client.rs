@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use tonic::{codec::CompressionEncoding, transport::Channel};
 
 use crate::{
-    ClientError, ClientOptions, RetryPolicy,
+    BearerToken, ClientError, ClientOptions, RetryPolicy,
     call::{Deadline, with_retries},
     retry::RetryBudget,
     stream::{Answers, Updates},
@@ -191,7 +191,7 @@ impl Client {
     {
         let mut stub = stub!(self, RerankServiceClient);
         let deadline = Deadline::starting_now(self.deadline);
-        let opened = deadline.bound(stub.rerank_many(deadline.stamp(requests))).await;
+        let opened = deadline.bound(stub.rerank_many(deadline.stamp(requests, &self.connection))).await;
         let answers = opened.map_err(|status| deadline.error(status.as_ref(), &self.connection, 1))?;
         Ok(Answers::new(answers.into_inner(), Arc::clone(&self.connection), deadline))
     }
@@ -317,6 +317,10 @@ impl Connection {
 
     pub(crate) fn retry_policy(&self) -> &RetryPolicy {
         &self.options.retry
+    }
+
+    pub(crate) fn token(&self) -> Option<&BearerToken> {
+        self.options.token.as_ref()
     }
 
     pub(crate) fn budget(&self) -> MutexGuard<'_, RetryBudget> {

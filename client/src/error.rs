@@ -211,7 +211,7 @@ fn legible(time: Duration) -> Duration {
 }
 
 /// The code as the gRPC specification spells it.
-fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -21,7 +21,7 @@
 //! | [`Client`] | how to call a server: every call has a deadline, and the server is told |
 //! | [`retry`] | whether a failed call is tried again, and when |
 //! | [`ClientError`] | what went wrong, decoded from `google.rpc` details |
-//! | [`Rerank`], [`Explain`], [`PutTokens`] | how to write a request |
+//! | [`Rerank`], [`Stage`], [`Budget`], [`Explain`], [`PutTokens`] | how to write a request |
 //! | [`Matrix`] | how to read an embedding, and how to write one |
 //! | [`table`] | how to show a ranking to a person |
 //! | [`names`] | what an enum value is called on a command line and in JSON |
@@ -36,6 +36,7 @@ pub mod names;
 mod options;
 mod request;
 pub mod retry;
+mod stage;
 mod stream;
 pub mod table;
 mod tokens;
@@ -47,10 +48,10 @@ pub use sluice_proto::{
         TokenizeResponse,
     },
     rerank::v1::{
-        CollectionStats, CompactResponse, DeleteResponse, DocumentSource, ExplainRequest, ExplainResponse,
-        ExplainedDocument, LongDocument, Method, PartialReason, PutRequest, PutResponse, RerankManyRequest,
-        RerankRequest, RerankResponse, RerankResult, ScoreKind, ScoreUpdate, StatsResponse, StoredTokens, Token,
-        TokenMatch, TokenStorage,
+        CachePolicy, CollectionStats, CompactResponse, DeleteResponse, DocumentSource, ExplainRequest, ExplainResponse,
+        ExplainedDocument, LongDocument, Method, PartialReason, Priority, PutRequest, PutResponse, RerankManyRequest,
+        RerankRequest, RerankResponse, RerankResult, ScoreKind, ScoreUpdate, StageOrder, StatsResponse, StoredTokens,
+        Token, TokenMatch, TokenStorage,
     },
 };
 pub use tonic::Code;
@@ -58,8 +59,9 @@ pub use tonic::Code;
 pub use client::Client;
 pub use embedding::{Matrix, MatrixError};
 pub use error::{ClientError, FieldViolation, Reason, StatusError};
-pub use options::{ClientOptions, Compression};
+pub use options::{BearerToken, ClientOptions, Compression};
 pub use request::{Explain, Rerank};
 pub use retry::RetryPolicy;
+pub use stage::{Budget, Stage};
 pub use stream::{Answer, Answers, Update, Updates};
 pub use tokens::{ContentHash, PutTokens, content_hash};

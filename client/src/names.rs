@@ -1,11 +1,21 @@
 //! What enum values are called on a command line and in JSON: `late_interaction`, `raw`, `encode_dense`.
 //!
-//! The names follow from the wire's own by one rule: `METHOD_LATE_INTERACTION` without its prefix, in lower case.
+//! The names follow from the wire's own by one rule: `METHOD_LATE_INTERACTION` without its prefix, in lower case. gRPC's
+//! codes are spelt as its specification does.
 
 use sluice_proto::{
     model::v1::Capability,
     rerank::v1::{DocumentSource, Method, PartialReason, ScoreKind, TokenStorage},
 };
+use tonic::Code;
+
+use crate::error::code_name;
+
+/// A gRPC code as the specification spells it: `DEADLINE_EXCEEDED`.
+#[must_use]
+pub fn code(code: Code) -> &'static str {
+    code_name(code)
+}
 
 /// A method as a message carries it. A number that this client does not know is shown as it is.
 #[must_use]

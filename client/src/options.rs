@@ -1,9 +1,10 @@
 //! How a client connects and how long it waits.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use tonic::{
     codec::CompressionEncoding,
+    metadata::{Ascii, MetadataValue},
     transport::{Endpoint, Uri},
 };
 
@@ -37,9 +38,15 @@ pub struct ClientOptions {
     pub compression: Option<Compression>,
     /// When failed calls are tried again.
     pub retry: RetryPolicy,
+    /// Who calls, sent with every call; `None`: nobody in particular. Default: `None`.
+    pub token: Option<BearerToken>,
     /// What the client calls itself; the library's own name follows it. Default: `sluice-client/VERSION`.
     pub user_agent: String,
 }
+
+/// What tells a server who calls: `authorization: Bearer TOKEN`. It is never printed.
+#[derive(Clone)]
+pub struct BearerToken(MetadataValue<Ascii>);
 
 /// A compression of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +57,33 @@ pub enum Compression {
     Zstd,
 }
 
+impl BearerToken {
+    /// A token as it was given out.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Options`] if it is empty, or holds what cannot stand in a header.
+    pub fn new(token: &str) -> Result<Self, ClientError> {
+        let refused = ClientError::Options("a token must not be empty, nor hold other than visible ASCII characters");
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(refused);
+        }
+        let mut header: MetadataValue<Ascii> = format!("Bearer {token}").parse().map_err(|_| refused)?;
+        header.set_sensitive(true);
+        Ok(Self(header))
+    }
+
+    pub(crate) fn header(&self) -> MetadataValue<Ascii> {
+        self.0.clone()
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BearerToken(…)")
+    }
+}
+
 impl Default for ClientOptions {
     fn default() -> Self {
         Self {
@@ -58,6 +92,7 @@ impl Default for ClientOptions {
             max_message_size: 64 << 20,
             compression: None,
             retry: RetryPolicy::default(),
+            token: None,
             user_agent: concat!("sluice-client/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -139,6 +174,17 @@ mod tests {
                 }
                 (found, _) => panic!("{url}: {:?}", found.map(|endpoint| endpoint.uri().clone())),
             }
+        }
+    }
+
+    #[test]
+    fn tokens_fit_into_a_header_and_are_not_printed() {
+        let token = BearerToken::new("s3cr3t=/+").unwrap();
+        assert_eq!(token.header().to_str().unwrap(), "Bearer s3cr3t=/+");
+        let options = ClientOptions { token: Some(token), ..ClientOptions::default() };
+        assert!(!format!("{options:?}").contains("s3cr3t"));
+        for bad in ["", "two words", "line\n", "ü"] {
+            assert!(matches!(BearerToken::new(bad), Err(ClientError::Options(_))), "{bad:?}");
         }
     }
 

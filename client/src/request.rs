@@ -5,12 +5,12 @@ use std::time::Duration;
 use sluice_proto::{
     model::v1::Embedding,
     rerank::v1::{
-        Document, ExplainRequest, LongDocument, Method, Query, RerankManyRequest, RerankRequest, ScoreKind,
-        StoredDocument, document, query,
+        CachePolicy, Document, ExplainRequest, LongDocument, Method, Priority, Query, RerankManyRequest, RerankRequest,
+        ScoreKind, StoredDocument, document, query,
     },
 };
 
-use crate::ContentHash;
+use crate::{Budget, ContentHash, Stage};
 
 /// What both requests say: a model, a query and documents. They share no type on the wire.
 macro_rules! query_and_documents {
@@ -155,6 +155,34 @@ impl Rerank {
         self
     }
 
+    /// Works in stages, each over the best of the one before; instead of [`method`](Self::method).
+    #[must_use]
+    pub fn stages(mut self, stages: impl IntoIterator<Item = Stage>) -> Self {
+        self.0.stages = stages.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Who goes first when there is more work than can be done at once.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.0.set_priority(priority);
+        self
+    }
+
+    /// How much may be spent; the answer then comes with the best order known, and says that it is partial.
+    #[must_use]
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.0.budget = Some(budget.into());
+        self
+    }
+
+    /// Whether scores that are known already are used.
+    #[must_use]
+    pub fn cache(mut self, policy: CachePolicy) -> Self {
+        self.0.set_cache(policy);
+        self
+    }
+
     /// This request as one of many on a call: `request_id` is not empty and unique among those in
     /// flight, `timeout` its own time limit.
     #[must_use]
@@ -224,7 +252,11 @@ mod tests {
             .return_text(true)
             .max_tokens_per_document(64)
             .long_document(LongDocument::ChunkMax)
-            .score_kind(ScoreKind::Sigmoid);
+            .score_kind(ScoreKind::Sigmoid)
+            .stages([Stage::new(Method::Dense).top_k(5), Stage::new(Method::CrossEncoder)])
+            .priority(Priority::Bulk)
+            .budget(Budget::default().pairs(3))
+            .cache(CachePolicy::Bypass);
         let expected = RerankRequest {
             model: "m".into(),
             documents: vec![
@@ -238,6 +270,10 @@ mod tests {
             return_text: true,
             truncation: Some(Truncation { max_tokens_per_document: 64, long_document: LongDocument::ChunkMax as i32 }),
             score_kind: ScoreKind::Sigmoid as i32,
+            stages: vec![Stage::new(Method::Dense).top_k(5).into(), Stage::new(Method::CrossEncoder).into()],
+            priority: Priority::Bulk as i32,
+            budget: Some(Budget::default().pairs(3).into()),
+            cache: CachePolicy::Bypass as i32,
             ..bare
         };
         assert_eq!(RerankRequest::from(full), expected);

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt, stream, stream::BoxStream};
 use sluice_proto::rerank::v1::{
-    RerankManyResponse, RerankResponse, RerankStreamResponse, ScoreUpdate, rerank_many_response::Outcome,
+    RerankManyResponse, RerankResponse, RerankStreamResponse, ScoreUpdate, StageOrder, rerank_many_response::Outcome,
     rerank_stream_response,
 };
 use tonic::Streaming;
@@ -21,11 +21,13 @@ use crate::{ClientError, StatusError, call::Deadline, client::Connection};
 pub enum Update {
     /// Scores that have just become known.
     Scores(ScoreUpdate),
+    /// The order after a stage that is not the last.
+    Stage(StageOrder),
     /// The complete answer; nothing comes after it.
     Response(RerankResponse),
 }
 
-/// The parts of one answer: scores, then the complete answer as the last item, or an error in its place.
+/// The parts of one answer: scores and the orders of stages, then the complete answer as the last item, or an error in its place.
 pub struct Updates(BoxStream<'static, Result<Update, ClientError>>);
 
 /// The answer to one of many requests.
@@ -69,6 +71,9 @@ async fn next_update(messages: Option<Messages>) -> Option<(Result<Update, Clien
         match update {
             Some(rerank_stream_response::Update::Scores(scores)) => {
                 return Some((Ok(Update::Scores(scores)), Some(messages)));
+            }
+            Some(rerank_stream_response::Update::Stage(order)) => {
+                return Some((Ok(Update::Stage(order)), Some(messages)));
             }
             Some(rerank_stream_response::Update::Response(response)) => {
                 return Some((Ok(Update::Response(response)), None));

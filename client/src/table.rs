@@ -15,7 +15,7 @@ const ID_WIDTH_MAX: u16 = 24;
 /// `texts` are the request's documents in its order; a text that the answer brings along goes
 /// before them. What does not fit into `width` columns is shortened, and control characters are
 /// shown as spaces, so that no document can write to the terminal. The id column is left out where
-/// no document has an id. Where something else than the documents' texts was scored, a column says
+/// no document has an id. Where a later stage scored some, a column says which stage. Where something else than the documents' texts was scored, a column says
 /// what, and the text column is left out if no text is known. No line break ends the last line.
 #[must_use]
 pub fn ranking<T: AsRef<str>>(response: &RerankResponse, texts: &[T], width: usize) -> String {
@@ -23,19 +23,29 @@ pub fn ranking<T: AsRef<str>>(response: &RerankResponse, texts: &[T], width: usi
     let with_ids = response.results.iter().any(|result| !result.id.is_empty());
     let plain_source = |source| matches!(source, DocumentSource::Text | DocumentSource::Unspecified);
     let with_sources = response.results.iter().any(|result| !plain_source(result.source()));
+    // One stage for all, as for a request without stages, is not worth a column.
+    let with_stages = response.results.iter().any(|result| result.stage > 1);
     let known = |result| given(result).is_some_and(|text| !text.is_empty()) || result.text.is_some();
     let with_texts = !with_sources || response.results.iter().any(known);
 
     let mut table = plain(width);
-    let columns = [("#", true), ("score", true), ("id", with_ids), ("source", with_sources), ("text", with_texts)];
+    let columns = [
+        ("#", true),
+        ("score", true),
+        ("stage", with_stages),
+        ("id", with_ids),
+        ("source", with_sources),
+        ("text", with_texts),
+    ];
     table.set_header(columns.iter().filter(|(_, shown)| *shown).map(|(name, _)| match *name {
-        "#" | "score" => right((*name).into()),
+        "#" | "score" | "stage" => right((*name).into()),
         name => Cell::new(name),
     }));
     for (rank, result) in (1..).zip(&response.results) {
         let text = result.text.as_deref().or_else(|| given(result)).unwrap_or_default();
         let score = if result.unscored { "unscored".to_owned() } else { format!("{:.4}", result.score) };
         let mut cells = vec![right(format!("{rank}")), right(score)];
+        cells.extend(with_stages.then(|| right(result.stage.to_string())));
         cells.extend(with_ids.then(|| Cell::new_owned(one_line(&result.id, width))));
         cells.extend(with_sources.then(|| Cell::new_owned(names::document_source(result.source))));
         cells.extend(with_texts.then(|| Cell::new_owned(one_line(text, width))));
@@ -44,7 +54,7 @@ pub fn ranking<T: AsRef<str>>(response: &RerankResponse, texts: &[T], width: usi
         table.add_row(row);
     }
     let id_width = ColumnConstraint::UpperBoundary(Width::Fixed(ID_WIDTH_MAX));
-    let own_width = [ColumnConstraint::ContentWidth; 2].into_iter();
+    let own_width = std::iter::repeat_n(ColumnConstraint::ContentWidth, 2 + usize::from(with_stages));
     let widths = own_width.chain(with_ids.then_some(id_width));
     table.set_constraints(widths.chain(with_sources.then_some(ColumnConstraint::ContentWidth)));
     table.to_string()
@@ -178,6 +188,20 @@ mod tests {
         assert_eq!(found, expected, "{found}");
         let rows = trimmed(&ranking(&answer, &["", "its text"], 100));
         assert_eq!(rows[1], ["", "1", "0.5000", "b", "stored", "its text", ""]);
+    }
+
+    #[test]
+    fn stages_are_told_where_there_are_several() {
+        let mut answer = response(&[(1, "b", 0.5), (0, "a", 12.5), (2, "c", f32::NEG_INFINITY)]);
+        for (result, stage) in answer.results.iter_mut().zip([2, 1, 0]) {
+            result.stage = stage;
+        }
+        answer.results[2].set_source(DocumentSource::NoneBudget);
+        answer.results[2].unscored = true;
+        let rows = trimmed(&ranking(&answer, &["", "", ""], 100));
+        assert_eq!(rows[0], ["", "#", "score", "stage", "id", "source", ""]);
+        assert_eq!(rows[1], ["", "1", "0.5000", "2", "b", "unspecified", ""]);
+        assert_eq!(rows[3], ["", "3", "unscored", "0", "c", "none_budget", ""]);
     }
 
     #[test]

@@ -1,219 +1,356 @@
 //! Whether a request may come in.
 //!
-//! Admission counts what is inside and refuses at once what would go over a limit: nothing waits to be
-//! admitted. Whoever admits a request releases exactly what it admitted, when the last of its work is
-//! gone. A refusal carries a time after which trying again makes sense, from the rate at which work has
-//! been leaving.
+//! Nothing waits to be admitted: a request is let in or refused at once, twice. On arrival by what is known then
+//! (its documents and bytes, and an estimate of its tokens), and again when it has been tokenized. In that order:
+//!
+//! | question | refusal |
+//! |---|---|
+//! | could an idle device be in time? | [`Refused::Unreachable`] |
+//! | will this one be, after what is ahead of it? | [`Refused::Overloaded`] |
+//! | is there room for its documents, tokens and bytes? | [`Refused::Room`] |
+//! | has its tenant any of its quota left? | [`Refused::Quota`] |
+//!
+//! What is ahead comes from the scheduler's [`Forecast`], which knows classes and tenants: bulk work that waits
+//! refuses bulk requests, and hardly an interactive one. Two figures per class adapt to what is observed
+//! ([`concurrency`]): by how much completions are later than predicted, and how long a predicted wait is let in.
+//!
+//! Whoever admits a request releases what it got, when the last of its work is gone, and says how it ended.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::Time;
+use crate::{
+    Lane, Priority, TenantId, Time, Worth,
+    cost::BatchShape,
+    quota::{OverQuota, Quota, Quotas},
+    scheduler::{Ask, Forecast, Prediction, QueueAhead},
+};
 
-/// An amount of work, or of room for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    /// Documents (or texts).
-    pub documents: u64,
-    /// Tokens, special ones included. Known after tokenizing, admitted then.
-    pub tokens: u64,
-    /// Bytes of text.
-    pub bytes: u64,
+pub mod concurrency;
+mod estimate;
+mod room;
+
+use concurrency::{Concurrency, ConcurrencyConfig};
+pub use estimate::TokenEstimates;
+pub use room::{Rejected, Resource, Room, Work};
+
+/// Bounds of an admission.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AdmissionConfig {
+    /// What may be inside together.
+    pub room: Work,
+    /// The part of the room that one tenant may hold: 100 where there is one tenant.
+    pub tenant_room_percent: u32,
+    /// Bounds of what adapts.
+    pub concurrency: ConcurrencyConfig,
+    /// Of each tenant that is not listed.
+    pub quota: Quota,
+    /// Of those that are.
+    pub tenant_quotas: BTreeMap<TenantId, Quota>,
 }
 
-/// One dimension of [`Work`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resource {
-    /// [`Work::documents`].
-    Documents,
-    /// [`Work::tokens`].
-    Tokens,
-    /// [`Work::bytes`].
-    Bytes,
+/// A request that asks to come in.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// How urgent.
+    pub class: Priority,
+    /// On whose account.
+    pub tenant: TenantId,
+    /// From then on nobody wants the result.
+    pub deadline: Time,
+    /// Of what use a part of it is.
+    pub worth: Worth,
+    /// The room that it takes.
+    pub work: Work,
+    /// The device's work, by lane.
+    pub units: &'a [(Lane, BatchShape)],
+    /// The work is a guess ([`TokenEstimates`]), before tokenizing: nobody is refused because of it, but because of what
+    /// is ahead.
+    pub guess: bool,
 }
 
-impl Resource {
-    const ALL: [Self; 3] = [Self::Documents, Self::Tokens, Self::Bytes];
+/// A request that is inside. To be given back by [`Admission::release`].
+#[derive(Debug, PartialEq)]
+#[must_use = "what is admitted must be released"]
+pub struct Admitted {
+    class: Priority,
+    tenant: TenantId,
+    deadline: Time,
+    worth: Worth,
+    work: Work,
+    at: Time,
+    prediction: Prediction,
+    /// Whether the scheduler does not know of it yet.
+    pending: bool,
+}
 
-    /// Name used in messages and metric labels.
+impl Admitted {
+    /// The room that it holds.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Documents => "documents",
-            Self::Tokens => "tokens",
-            Self::Bytes => "bytes",
-        }
+    pub fn work(&self) -> Work {
+        self.work
     }
 
-    fn of(self, work: &Work) -> u64 {
-        match self {
-            Self::Documents => work.documents,
-            Self::Tokens => work.tokens,
-            Self::Bytes => work.bytes,
-        }
+    /// What was predicted of it, from the time when it was last admitted.
+    #[must_use]
+    pub fn prediction(&self) -> Prediction {
+        self.prediction
     }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything was computed in time.
+    Answered,
+    /// Its deadline passed, or came too near.
+    Late,
+    /// Its caller left, or something failed: that says nothing about admission.
+    Gone,
 }
 
 /// A request that was refused; nothing was admitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} in flight would exceed {limit}", resource.name())]
-pub struct Rejected {
-    /// What ran out.
-    pub resource: Resource,
-    /// Its limit.
-    pub limit: u64,
-    /// When enough will have left, at the measured rate.
-    pub retry_after: Duration,
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// Too much is inside.
+    #[error(transparent)]
+    Room(#[from] Rejected),
+    /// The tenant has sent too much.
+    #[error(transparent)]
+    Quota(#[from] OverQuota),
+    /// It would be late because of what is ahead of it.
+    #[error("{predicted:?} of work and waiting do not fit the deadline, or the wait is too long")]
+    Overloaded {
+        /// Until it would be complete.
+        predicted: Duration,
+        /// When it would be in time, as things are.
+        retry_after: Duration,
+    },
+    /// It would be late on an idle device.
+    #[error("{service:?} of work do not fit the deadline")]
+    Unreachable {
+        /// What it takes by itself.
+        service: Duration,
+    },
 }
+
+impl Refused {
+    /// Name used as a metric label.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Room(rejected) => rejected.resource.name(),
+            Self::Quota(_) => "quota",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Unreachable { .. } => "unreachable",
+        }
+    }
+
+    /// When trying again makes sense; `None` if it does not.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Room(rejected) => Some(rejected.retry_after),
+            Self::Quota(over) => Some(over.retry_after),
+            Self::Overloaded { retry_after, .. } => Some(*retry_after),
+            Self::Unreachable { .. } => None,
+        }
+    }
+}
+
+/// A request that is of use in parts is let in if it will have this part of the time that it has left: a tenth.
+const PARTS: u32 = 10;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Admission {
-    limits: Work,
-    held: Work,
-    drain: [DrainRate; 3],
+    room: Room,
+    tenant_limits: Work,
+    /// Bounded by the number of tenants.
+    tenant_rooms: BTreeMap<TenantId, Room>,
+    quotas: Quotas,
+    concurrency: [Concurrency; Priority::ALL.len()],
+    /// Work on its way to the scheduler; bounded by the number of tenants and classes.
+    pending: Vec<QueueAhead>,
 }
 
 impl Admission {
-    /// Nothing inside, room for `limits`.
+    /// Sooner is not worth a round trip.
+    pub const RETRY_AFTER_MIN: Duration = room::RETRY_AFTER_MIN;
+    /// Later is no prediction any more.
+    pub const RETRY_AFTER_MAX: Duration = room::RETRY_AFTER_MAX;
+
+    /// Nothing inside.
     #[must_use]
-    pub fn new(limits: Work) -> Self {
-        Self { limits, held: Work::default(), drain: [DrainRate::default(); 3] }
+    pub fn new(config: AdmissionConfig) -> Self {
+        let AdmissionConfig { room, tenant_room_percent, concurrency, quota, tenant_quotas } = config;
+        Self {
+            room: Room::new(room),
+            tenant_limits: room.percent(tenant_room_percent.clamp(1, 100)),
+            tenant_rooms: BTreeMap::new(),
+            quotas: Quotas::new(quota, tenant_quotas),
+            concurrency: Priority::ALL.map(|_| Concurrency::new(concurrency)),
+            pending: Vec::new(),
+        }
     }
 
-    /// Admits `work`, all of it or none. While nothing of a resource is held, any amount of it comes in:
+    /// Admits a request, all of it or none. While nothing of a resource is held, any amount of it comes in:
     /// otherwise a valid request larger than the limit would be refused for ever, on an idle server too.
     ///
     /// # Errors
-    /// [`Rejected`] names the first resource that ran out.
-    pub fn try_admit(&mut self, now: Time, work: Work) -> Result<(), Rejected> {
-        for (resource, drain) in Resource::ALL.into_iter().zip(&self.drain) {
-            let (held, limit) = (resource.of(&self.held), resource.of(&self.limits));
-            let after = held.saturating_add(resource.of(&work));
-            if held > 0 && resource.of(&work) > 0 && after > limit {
-                return Err(Rejected { resource, limit, retry_after: drain.time_for(now, after - limit) });
-            }
+    /// [`Refused`] says why not.
+    pub fn try_admit(&mut self, now: Time, arrival: &Arrival<'_>, forecast: &Forecast) -> Result<Admitted, Refused> {
+        let Arrival { class, tenant, deadline, worth, work, .. } = *arrival;
+        let prediction = self.in_time(now, arrival, forecast)?;
+        self.take_room(now, tenant, work)?;
+        if let Err(over) = self.quotas.enter(now, tenant, work.tokens) {
+            self.give_room_back(tenant, work);
+            return Err(over.into());
         }
-        self.held.documents = self.held.documents.saturating_add(work.documents);
-        self.held.tokens = self.held.tokens.saturating_add(work.tokens);
-        self.held.bytes = self.held.bytes.saturating_add(work.bytes);
+        let admitted = Admitted { class, tenant, deadline, worth, work, at: now, prediction, pending: true };
+        self.note_pending(&admitted, 1.0);
+        Ok(admitted)
+    }
+
+    /// Admits what has become known of a request that is inside: `more` room, and its units in place of the guess.
+    ///
+    /// # Errors
+    /// [`Refused`]; it then holds what it held, and is to be released.
+    pub fn grow(
+        &mut self,
+        now: Time,
+        admitted: &mut Admitted,
+        more: Work,
+        units: &[(Lane, BatchShape)],
+        forecast: &Forecast,
+    ) -> Result<(), Refused> {
+        let Admitted { class, tenant, deadline, worth, .. } = *admitted;
+        // Of what is ahead it is not a part itself.
+        if admitted.pending {
+            self.note_pending(admitted, -1.0);
+            admitted.pending = false;
+        }
+        let arrival = Arrival { class, tenant, deadline, worth, work: more, units, guess: false };
+        let prediction = self.in_time(now, &arrival, forecast)?;
+        self.take_room(now, tenant, more)?;
+        if let Err(over) = self.quotas.spend(now, tenant, more.tokens) {
+            self.give_room_back(tenant, more);
+            return Err(over.into());
+        }
+        admitted.work = admitted.work.plus(more);
+        (admitted.prediction, admitted.at, admitted.pending) = (prediction, now, true);
+        self.note_pending(admitted, 1.0);
         Ok(())
     }
 
-    /// Gives back what was admitted.
-    pub fn release(&mut self, now: Time, work: Work) {
-        for (resource, drain) in Resource::ALL.into_iter().zip(&mut self.drain) {
-            drain.record(now, resource.of(&work));
+    /// From now on the scheduler's forecast counts it.
+    pub fn queued(&mut self, admitted: &mut Admitted) {
+        if std::mem::take(&mut admitted.pending) {
+            self.note_pending(admitted, -1.0);
         }
-        self.held.documents = self.held.documents.saturating_sub(work.documents);
-        self.held.tokens = self.held.tokens.saturating_sub(work.tokens);
-        self.held.bytes = self.held.bytes.saturating_sub(work.bytes);
+    }
+
+    /// Gives back what was admitted.
+    pub fn release(&mut self, now: Time, mut admitted: Admitted, outcome: Outcome) {
+        self.queued(&mut admitted);
+        self.quotas.leave(admitted.tenant);
+        self.room.release(now, admitted.work);
+        if let Some(room) = self.tenant_rooms.get_mut(&admitted.tenant) {
+            room.release(now, admitted.work);
+        }
+        // One that is of use in parts takes what time it has, whatever was predicted.
+        if admitted.worth == Worth::Whole {
+            let took = now.since(admitted.at);
+            self.concurrency[admitted.class.index()].observe(now, took, &admitted.prediction, outcome);
+        }
     }
 
     /// What is inside now.
     #[must_use]
     pub fn held(&self) -> Work {
-        self.held
-    }
-}
-
-/// How fast a resource leaves: an exponentially weighted mean over [`DrainRate::WINDOW`].
-#[derive(Clone, Copy, Debug, Default)]
-struct DrainRate {
-    /// Σ amount · e^(−age / WINDOW), as of `updated`; divided by the window it is the rate.
-    weighted: f64,
-    updated: Time,
-}
-
-impl DrainRate {
-    const WINDOW: Duration = Duration::from_secs(5);
-    /// Sooner is not worth a round trip.
-    const RETRY_AFTER_MIN: Duration = Duration::from_millis(10);
-    /// Later is no prediction any more; also the answer while nothing is known to leave.
-    const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
-
-    fn record(&mut self, now: Time, amount: u64) {
-        self.weighted = self.decayed(now) + amount as f64;
-        self.updated = self.updated.max(now);
+        self.room.held()
     }
 
-    fn time_for(&self, now: Time, amount: u64) -> Duration {
-        let per_second = self.decayed(now) / Self::WINDOW.as_secs_f64();
-        let seconds = amount as f64 / per_second;
-        if seconds.is_finite() && seconds < Self::RETRY_AFTER_MAX.as_secs_f64() {
-            Duration::from_secs_f64(seconds).max(Self::RETRY_AFTER_MIN)
-        } else {
-            Self::RETRY_AFTER_MAX
+    /// What a tenant holds of it.
+    #[must_use]
+    pub fn held_by(&self, tenant: TenantId) -> Work {
+        self.tenant_rooms.get(&tenant).map(Room::held).unwrap_or_default()
+    }
+
+    /// What has adapted for a class.
+    #[must_use]
+    pub fn concurrency(&self, class: Priority) -> &Concurrency {
+        &self.concurrency[class.index()]
+    }
+
+    fn in_time(&self, now: Time, arrival: &Arrival<'_>, forecast: &Forecast) -> Result<Prediction, Refused> {
+        let Arrival { class, tenant, deadline, worth, units, guess, .. } = *arrival;
+        let left = deadline.since(now);
+        let service_max = match worth {
+            Worth::Whole => None,
+            Worth::Parts => Some(left / PARTS),
+        };
+        let ask = Ask { class, tenant, work: units.to_vec(), service_max };
+        let prediction = forecast.predict_beside(now, &ask, &self.pending);
+        let service = prediction.service;
+        if left.is_zero() || !guess && worth == Worth::Whole && prediction.service_sure >= left {
+            return Err(Refused::Unreachable { service });
+        }
+        let concurrency = &self.concurrency[class.index()];
+        let wait = concurrency.stretched(prediction.wait());
+        let needed = if guess { wait } else { wait.saturating_add(service) };
+        // Nothing ahead: whatever was predicted, no queue is the reason to refuse.
+        let excess = needed.saturating_sub(left).max(wait.saturating_sub(concurrency.wait_max())).min(wait);
+        if excess.is_zero() {
+            return Ok(prediction);
+        }
+        let retry_after = excess.clamp(Self::RETRY_AFTER_MIN, Self::RETRY_AFTER_MAX);
+        Err(Refused::Overloaded { predicted: prediction.completion, retry_after })
+    }
+
+    fn take_room(&mut self, now: Time, tenant: TenantId, work: Work) -> Result<(), Rejected> {
+        self.room.try_admit(now, work)?;
+        let limits = self.tenant_limits;
+        let answer = self.tenant_rooms.entry(tenant).or_insert_with(|| Room::new(limits)).try_admit(now, work);
+        if answer.is_err() {
+            self.room.undo(work);
+        }
+        answer
+    }
+
+    /// Takes back what a refused request had taken.
+    fn give_room_back(&mut self, tenant: TenantId, work: Work) {
+        self.room.undo(work);
+        if let Some(room) = self.tenant_rooms.get_mut(&tenant) {
+            room.undo(work);
         }
     }
 
-    fn decayed(&self, now: Time) -> f64 {
-        self.weighted * (-now.since(self.updated).as_secs_f64() / Self::WINDOW.as_secs_f64()).exp()
+    fn note_pending(&mut self, admitted: &Admitted, sign: f64) {
+        let Admitted { class, tenant, prediction, .. } = admitted;
+        let seconds = sign * prediction.service.as_secs_f64();
+        let of = |queue: &QueueAhead| queue.class == *class && queue.tenant == *tenant;
+        match self.pending.iter().position(of) {
+            Some(place) if sign < 0.0 && self.pending[place].requests <= 1 => {
+                // What rounding leaves goes with the last.
+                self.pending.swap_remove(place);
+            }
+            Some(place) => {
+                let queue = &mut self.pending[place];
+                queue.seconds = (queue.seconds + seconds).max(0.0);
+                queue.requests = if sign < 0.0 { queue.requests - 1 } else { queue.requests + 1 };
+            }
+            None if sign > 0.0 => self.pending.push(QueueAhead {
+                class: *class,
+                tenant: *tenant,
+                requests: 1,
+                seconds,
+                lead: 0.0,
+                head: 0.0,
+            }),
+            None => {}
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: Work = Work { documents: 10, tokens: 1_000, bytes: 100_000 };
-
-    fn work(documents: u64, tokens: u64, bytes: u64) -> Work {
-        Work { documents, tokens, bytes }
-    }
-
-    fn at(seconds: f64) -> Time {
-        Time::from_origin(Duration::from_secs_f64(seconds))
-    }
-
-    #[test]
-    fn each_resource_has_its_limit() {
-        let cases = [
-            (work(9, 0, 0), None),
-            (work(10, 0, 0), Some(Resource::Documents)),
-            (work(1, 999, 0), None),
-            (work(1, 1_000, 0), Some(Resource::Tokens)),
-            (work(1, 1, 99_999), None),
-            (work(1, 1, 100_000), Some(Resource::Bytes)),
-        ];
-        for (second, refused) in cases {
-            let mut admission = Admission::new(LIMITS);
-            admission.try_admit(Time::ZERO, work(1, 1, 1)).expect("nothing is held");
-            let answer = admission.try_admit(Time::ZERO, second);
-            assert_eq!(answer.err().map(|rejected| rejected.resource), refused, "{second:?}");
-            let held = if refused.is_some() {
-                work(1, 1, 1)
-            } else {
-                work(1 + second.documents, 1 + second.tokens, 1 + second.bytes)
-            };
-            assert_eq!(admission.held(), held, "all or nothing for {second:?}");
-        }
-    }
-
-    #[test]
-    fn an_idle_server_takes_any_valid_request() {
-        let mut admission = Admission::new(LIMITS);
-        admission.try_admit(Time::ZERO, work(50, 50_000, 1)).expect("nothing is held");
-        assert!(admission.try_admit(Time::ZERO, work(1, 0, 0)).is_err());
-        admission.release(Time::ZERO, work(50, 50_000, 1));
-        assert_eq!(admission.held(), Work::default());
-        admission.try_admit(Time::ZERO, work(1, 0, 0)).expect("room again");
-    }
-
-    #[test]
-    fn retry_follows_the_measured_drain_rate() {
-        let mut admission = Admission::new(LIMITS);
-        admission.try_admit(Time::ZERO, work(10, 0, 0)).expect("nothing is held");
-        let unknown = admission.try_admit(Time::ZERO, work(1, 0, 0)).expect_err("full").retry_after;
-        assert_eq!(unknown, DrainRate::RETRY_AFTER_MAX, "nothing has left yet");
-
-        // Ten documents a second for a minute.
-        for tenth in 1..=600 {
-            admission.release(at(f64::from(tenth) / 10.0), work(1, 0, 0));
-            admission.try_admit(at(f64::from(tenth) / 10.0), work(1, 0, 0)).expect("one has left");
-        }
-        let one = admission.try_admit(at(60.0), work(1, 0, 0)).expect_err("full").retry_after;
-        assert!((0.09..0.11).contains(&one.as_secs_f64()), "one document at ten a second: {one:?}");
-        let five = admission.try_admit(at(60.0), work(5, 0, 0)).expect_err("full").retry_after;
-        assert!((0.45..0.55).contains(&five.as_secs_f64()), "five documents: {five:?}");
-    }
-}
+mod tests;

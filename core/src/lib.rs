@@ -7,20 +7,30 @@
 //! | module | question it answers |
 //! |---|---|
 //! | [`scheduler`] | which units go into the next batch, and when |
+//! | [`cost`] | how long a batch will take |
 //! | [`admission`] | whether a request may come in at all |
+//! | [`quota`] | whether its tenant may send it now |
 //! | [`batch`] | what a packed batch looks like |
 //! | [`backend`] | what a device must be able to do |
 //! | [`rank`] | who comes first |
+//! | [`fusion`] | how several lists become one |
 //! | [`evaluate`] | how good an order is |
+//! | [`workload`] | what callers do, and when |
+//! | [`simulate`] | what a server would do with a workload |
 
 pub mod admission;
 pub mod backend;
 pub mod batch;
+pub mod cost;
 pub mod evaluate;
+pub mod fusion;
+pub mod quota;
 pub mod rank;
 pub mod scheduler;
+pub mod simulate;
 mod time;
 mod unit;
+pub mod workload;
 
 pub use time::Time;
-pub use unit::{Lane, ModelIndex, Operation, RequestId, Unit, UnitId};
+pub use unit::{Lane, ModelIndex, Operation, Priority, RequestId, TenantId, Unit, UnitId, Worth};

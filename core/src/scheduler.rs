@@ -4,37 +4,51 @@
 //! [`Scheduler::take_expired`] and [`Scheduler::complete`] as things happen, and after each change asks
 //! [`Scheduler::next`] until it stops dispatching.
 //!
-//! The policy: requests in order of deadline, then of arrival. A batch takes the lane of the first
-//! request and packs units of that lane, request by request, until its token budget is full; a unit
-//! that does not fit ends its own request's turn and not the batch. A batch is chosen only when a slot
-//! is free (late binding), so what arrives meanwhile competes for it.
+//! The policy ([`Policy::Fair`]), from the outside in; all service is counted in predicted device time:
+//!
+//! 1. Classes share the device by weight: the one that has had the least is next (`order`).
+//! 2. In a class, the request is next that would end first if tenants shared by weight, and the requests of a tenant
+//!    equally: a small one overtakes a large one. One that must begin now to meet its deadline, or has waited for
+//!    [`FairPolicy::ageing_max`], comes before the others of its tenant.
+//! 3. A batch takes the lane of the first request and is filled in that order, in turns, up to its budgets, to a
+//!    duration beyond which larger batches save nothing, and never past the deadline of a request that is in it.
+//!    A unit that does not fit ends its own request's turn and not the batch.
+//! 4. A batch is chosen only when a slot is free (late binding), so what arrives meanwhile competes for it.
+//! 5. A request that cannot be complete in time any more, by the part of the prediction that can be relied on, is
+//!    not begun or continued: it expires.
 //!
 //! Invariants, asserted by `tests/simulation.rs` over seeded traffic:
 //! every unit leaves exactly once (dispatched, cancelled or expired); units of a request leave in order
 //! of index; no batch exceeds its budgets or mixes lanes; nothing is dispatched at or after its
-//! deadline, or after its cancellation; no slot stays free while a live unit waits.
+//! deadline, or after its cancellation, or that cannot be in time; no slot stays free while a live unit waits.
+//!
+//! Cost: a unit is queued and leaves in constant time. A decision looks at no more requests than it packs units,
+//! and [`SchedulerConfig::look_ahead_requests_max`] besides, each for a logarithm of the requests that wait.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
-use crate::{Lane, RequestId, Time, Unit, UnitId};
+use crate::{
+    Lane, Priority, RequestId, TenantId, Time, Unit, UnitId, Worth,
+    cost::{BatchShape, CostModel, duration},
+};
 
-/// Bounds of a scheduler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SchedulerConfig {
-    /// Tokens of one batch: bounds activation memory and how long a newcomer waits for the slot.
-    pub batch_tokens_max: u32,
-    /// Sequences of one batch.
-    pub batch_sequences_max: u32,
-    /// Batches dispatched and not completed.
-    pub in_flight_batches_max: u32,
-    /// Units that wait; more are refused. Bounds the scheduler's memory.
-    pub queued_units_max: usize,
-    /// Requests looked at for one batch whose next unit did not fit: bounds the time of a decision.
-    pub look_ahead_requests_max: usize,
-}
+mod backlog;
+mod forecast;
+mod order;
+mod pack;
+mod policy;
+mod rank;
+mod shared;
+
+use backlog::Backlog;
+pub(crate) use forecast::QueueAhead;
+pub use forecast::{Ask, Forecast, Prediction};
+use order::{Order, Place, Standing};
+pub use policy::{BatchBudget, FairPolicy, Policy, SchedulerConfig};
+use shared::Virtual;
 
 /// A batch between its dispatch and its completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +65,10 @@ pub struct Plan {
     pub units: Vec<UnitId>,
     /// Sum of their costs.
     pub tokens: u32,
+    /// What its time depends on.
+    pub shape: BatchShape,
+    /// Time that it is predicted to take.
+    pub predicted: Duration,
 }
 
 /// What to do now.
@@ -58,10 +76,21 @@ pub struct Plan {
 pub enum Decision {
     /// Run this batch, and ask again.
     Dispatch(Plan),
-    /// Nothing to dispatch; a deadline passes then.
+    /// Nothing to dispatch; something that waits may be too late then, if nothing else happens.
     WaitUntil(Time),
     /// Nothing waits.
     Idle,
+}
+
+/// A request that is too late, and waits no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Expired {
+    /// Which.
+    pub request: RequestId,
+    /// Its units that waited.
+    pub units: usize,
+    /// Whether its deadline is yet to come, but too soon for what is left of it.
+    pub unreachable: bool,
 }
 
 /// Why a unit was not enqueued.
@@ -87,66 +116,128 @@ pub enum EnqueueError {
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
-    /// Requests with waiting units, in the order in which they are served.
-    order: BTreeMap<Rank, RequestId>,
-    waiting: HashMap<RequestId, WaitingRequest>,
+    cost: CostModel,
+    /// Lanes with a budget of their own.
+    budgets: BTreeMap<Lane, BatchBudget>,
+    order: Order,
+    /// Requests with waiting units.
+    waiting: HashMap<RequestId, Waiting>,
+    /// Those that have changed since they were last ranked.
+    changed: Vec<RequestId>,
+    /// When each must have begun.
+    by_latest_start: BTreeSet<(Time, u64, RequestId)>,
     queued_units: usize,
     queued_tokens: u64,
-    in_flight: HashMap<BatchId, Lane>,
+    in_flight: BTreeMap<BatchId, InFlight>,
     arrivals: u64,
     batches: u64,
 }
 
-/// Earlier deadline first, then earlier arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
-    deadline: Time,
+#[derive(Debug)]
+struct Waiting {
+    place: Place,
     arrival: u64,
+    arrived: Time,
+    deadline: Time,
+    worth: Worth,
+    /// Never empty while the request is listed.
+    units: VecDeque<Queued>,
+    /// The same, summed.
+    remaining: Backlog,
+    /// Virtual time of its queue when it began to wait.
+    origin: Virtual,
+    /// Seconds of service that it has had since.
+    served: f64,
+    changed: bool,
+    /// Where it stands; `None` before it was ranked.
+    standing: Option<Standing>,
+    latest_start: Time,
+}
+
+/// A unit without what it shares with the others of its request.
+#[derive(Clone, Copy, Debug)]
+struct Queued {
+    index: u32,
+    lane: Lane,
+    tokens: u32,
 }
 
 #[derive(Debug)]
-struct WaitingRequest {
-    rank: Rank,
-    /// Never empty while the request is listed.
-    units: VecDeque<Unit>,
+struct InFlight {
+    lane: Lane,
+    shape: BatchShape,
+    dispatched: Time,
+    predicted: f64,
+    /// Of the prediction, when it was made.
+    confidence: f64,
 }
 
 impl Scheduler {
-    /// An empty scheduler.
+    /// An empty scheduler that knows nothing of its device.
     #[must_use]
     pub fn new(config: SchedulerConfig) -> Self {
+        Self::with_cost(config, CostModel::default())
+    }
+
+    /// An empty scheduler that predicts by `cost`, and goes on learning.
+    #[must_use]
+    pub fn with_cost(config: SchedulerConfig, cost: CostModel) -> Self {
         Self {
             config,
-            order: BTreeMap::new(),
+            cost,
+            budgets: BTreeMap::new(),
+            order: Order::default(),
             waiting: HashMap::new(),
+            changed: Vec::new(),
+            by_latest_start: BTreeSet::new(),
             queued_units: 0,
             queued_tokens: 0,
-            in_flight: HashMap::new(),
+            in_flight: BTreeMap::new(),
             arrivals: 0,
             batches: 0,
         }
     }
 
-    /// Adds a unit behind the others of its request. The request's place is that of the unit with which
-    /// it began to wait: all units of a request are expected to have one deadline.
+    /// Gives a lane a budget of its own. To be called before its first unit comes.
+    pub fn set_budget(&mut self, lane: Lane, budget: BatchBudget) {
+        self.budgets.insert(lane, budget);
+    }
+
+    /// What a batch of a lane may hold.
+    #[must_use]
+    pub fn budget(&self, lane: Lane) -> BatchBudget {
+        let SchedulerConfig { batch_tokens_max: tokens, batch_sequences_max: sequences, .. } = self.config;
+        self.budgets.get(&lane).copied().unwrap_or(BatchBudget { tokens, sequences })
+    }
+
+    /// Adds a unit behind the others of its request. Class, tenant, deadline and worth are those of the unit with
+    /// which the request began to wait.
     ///
     /// # Errors
     /// [`EnqueueError`]; the unit is then not in the queue.
-    pub fn enqueue(&mut self, unit: Unit) -> Result<(), EnqueueError> {
-        if unit.tokens > self.config.batch_tokens_max {
-            return Err(EnqueueError::ExceedsBudget { tokens: unit.tokens, budget: self.config.batch_tokens_max });
+    pub fn enqueue(&mut self, now: Time, unit: Unit) -> Result<(), EnqueueError> {
+        let budget = self.budget(unit.lane).tokens;
+        if unit.tokens > budget {
+            return Err(EnqueueError::ExceedsBudget { tokens: unit.tokens, budget });
         }
         if self.queued_units >= self.config.queued_units_max {
             return Err(EnqueueError::QueueFull { queued: self.queued_units });
         }
-        let request = unit.id.request;
-        let entry = self.waiting.entry(request).or_insert_with(|| {
-            let rank = Rank { deadline: unit.deadline, arrival: self.arrivals };
+        let id = unit.id.request;
+        let place = self.place(unit.class, unit.tenant);
+        let weight = self.fair().map_or(1.0, |fair| fair.tenant_weight(unit.tenant));
+        let waiting = self.waiting.entry(id).or_insert_with(|| {
             self.arrivals += 1;
-            self.order.insert(rank, request);
-            WaitingRequest { rank, units: VecDeque::new() }
+            Waiting::new(place, self.arrivals, now, &unit, self.order.enter(place, weight))
         });
-        entry.units.push_back(unit);
+        if !waiting.changed {
+            waiting.changed = true;
+            self.changed.push(id);
+        }
+        waiting.units.push_back(Queued { index: unit.id.index, lane: unit.lane, tokens: unit.tokens });
+        let shape = BatchShape::of(unit.tokens);
+        waiting.remaining.add(unit.lane, shape);
+        self.order.backlog_mut(waiting.place).add(unit.lane, shape);
         self.queued_units += 1;
         self.queued_tokens += u64::from(unit.tokens);
         Ok(())
@@ -155,39 +246,88 @@ impl Scheduler {
     /// Removes what waits of a request, and says how many units that was. What is in flight stays there.
     pub fn cancel(&mut self, request: RequestId) -> usize {
         let Some(waiting) = self.waiting.remove(&request) else { return 0 };
-        self.order.remove(&waiting.rank);
-        self.forget(&waiting.units);
+        if let Some(standing) = waiting.standing {
+            self.order.withdraw(waiting.place, standing);
+            self.by_latest_start.remove(&(waiting.latest_start, waiting.arrival, request));
+        }
+        let backlog = self.order.backlog_mut(waiting.place);
+        for (lane, shape) in waiting.remaining.lanes() {
+            backlog.subtract(lane, shape);
+        }
+        // One that was served to its end has left its share early.
+        let served = waiting.units.is_empty().then_some((Virtual(waiting.origin.0 + waiting.served), waiting.arrival));
+        self.order.leave(waiting.place, served);
+        self.queued_units -= waiting.units.len();
+        self.queued_tokens -= waiting.units.iter().map(|unit| u64::from(unit.tokens)).sum::<u64>();
         waiting.units.len()
     }
 
-    /// Removes and returns every request whose deadline is not after `now`, with the number of its units that waited.
-    pub fn take_expired(&mut self, now: Time) -> Vec<(RequestId, usize)> {
+    /// Removes and returns every request that is too late at `now`: its deadline has come, or what is left of it
+    /// cannot be done before.
+    pub fn take_expired(&mut self, now: Time) -> Vec<Expired> {
+        self.rank_changed(now);
+        let due: Vec<RequestId> =
+            self.by_latest_start.iter().take_while(|(start, ..)| *start <= now).map(|(.., id)| *id).collect();
         let mut expired = Vec::new();
-        while let Some((&rank, &request)) = self.order.first_key_value() {
-            if rank.deadline > now {
-                break;
+        for request in due {
+            let Some(waiting) = self.waiting.get(&request) else { continue };
+            if self.is_late(now, waiting) {
+                let unreachable = waiting.deadline > now;
+                expired.push(Expired { request, units: self.cancel(request), unreachable });
+            } else {
+                // The prediction has become shorter since it was ranked.
+                self.rank(now, request);
             }
-            expired.push((request, self.cancel(request)));
         }
         expired
     }
 
-    /// What to do at `now`. Never dispatches a request whose deadline is not after `now`.
+    /// What to do at `now`. Never dispatches what is too late.
     pub fn next(&mut self, now: Time) -> Decision {
-        let Some(earliest) = self.order.keys().next().map(|rank| rank.deadline) else { return Decision::Idle };
+        self.rank_changed(now);
         if self.in_flight.len() < self.config.in_flight_batches_max as usize
             && let Some(plan) = self.pack(now)
         {
             return Decision::Dispatch(plan);
         }
-        Decision::WaitUntil(earliest)
+        self.by_latest_start.first().map_or(Decision::Idle, |(start, ..)| Decision::WaitUntil(*start))
     }
 
-    /// Frees the slot of a batch. Returns whether it was in flight.
-    ///
-    /// The measured cost is taken now and used by later policies; this one does not predict.
-    pub fn complete(&mut self, _now: Time, batch: BatchId, _measured: Duration) -> bool {
+    /// Frees the slot of a batch and learns from the time it took on the device. Returns whether it was in flight.
+    pub fn complete(&mut self, now: Time, batch: BatchId, measured: Duration) -> bool {
+        let Some(InFlight { lane, shape, .. }) = self.in_flight.remove(&batch) else { return false };
+        self.cost.observe(now, lane, shape, measured);
+        true
+    }
+
+    /// Frees the slot of a batch whose time says nothing: it failed, or was tried again in parts. Returns whether it
+    /// was in flight.
+    pub fn abandon(&mut self, batch: BatchId) -> bool {
         self.in_flight.remove(&batch).is_some()
+    }
+
+    /// When a request that came in now would be complete, after what waits already.
+    #[must_use]
+    pub fn predict_completion(&self, now: Time, ask: &Ask) -> Time {
+        now + self.forecast(now).predict(now, ask).completion
+    }
+
+    /// What is known of the time ahead, to be published to whoever admits requests.
+    #[must_use]
+    pub fn forecast(&self, now: Time) -> Forecast {
+        let device_free = self.device_free(now, |_| 1.0);
+        Forecast::new(now, device_free.since(now), &self.config.policy, &self.cost, &self.order)
+    }
+
+    /// What it has learnt of its device.
+    #[must_use]
+    pub fn cost(&self) -> &CostModel {
+        &self.cost
+    }
+
+    /// The same, to restore what an earlier process has learnt.
+    pub fn cost_mut(&mut self) -> &mut CostModel {
+        &mut self.cost
     }
 
     /// Units that wait.
@@ -208,53 +348,38 @@ impl Scheduler {
         self.in_flight.len()
     }
 
-    fn pack(&mut self, now: Time) -> Option<Plan> {
-        let mut units = Vec::new();
-        let mut tokens = 0_u32;
-        let mut lane = None;
-        let mut drained = Vec::new();
-        let mut passed_over = 0;
-        for (rank, request) in self.order.range(Rank { deadline: now, arrival: u64::MAX }..) {
-            let waiting = self.waiting.get_mut(request).expect("an ordered request waits");
-            let before = units.len();
-            while let Some(unit) = waiting.units.front() {
-                let fits = unit.tokens <= self.config.batch_tokens_max - tokens
-                    && units.len() < self.config.batch_sequences_max as usize
-                    && *lane.get_or_insert(unit.lane) == unit.lane;
-                if !fits {
-                    break;
-                }
-                tokens += unit.tokens;
-                units.push(unit.id);
-                waiting.units.pop_front();
-            }
-            if waiting.units.is_empty() {
-                drained.push((*rank, *request));
-            } else if units.len() == before {
-                passed_over += 1;
-            }
-            let full =
-                tokens == self.config.batch_tokens_max || units.len() == self.config.batch_sequences_max as usize;
-            if full || passed_over > self.config.look_ahead_requests_max {
-                break;
-            }
+    fn fair(&self) -> Option<&FairPolicy> {
+        match &self.config.policy {
+            Policy::Fifo => None,
+            Policy::Fair(fair) => Some(fair),
         }
-        for (rank, request) in drained {
-            self.order.remove(&rank);
-            self.waiting.remove(&request);
-        }
-        let lane = lane?;
-        self.queued_units -= units.len();
-        self.queued_tokens -= u64::from(tokens);
-        let batch = BatchId(self.batches);
-        self.batches += 1;
-        self.in_flight.insert(batch, lane);
-        Some(Plan { batch, lane, units, tokens })
     }
 
-    fn forget(&mut self, units: &VecDeque<Unit>) {
-        self.queued_units -= units.len();
-        self.queued_tokens -= units.iter().map(|unit| u64::from(unit.tokens)).sum::<u64>();
+    fn place(&self, class: Priority, tenant: TenantId) -> Place {
+        if self.fair().is_some() {
+            Place { class, tenant }
+        } else {
+            Place { class: Priority::Standard, tenant: TenantId(0) }
+        }
+    }
+}
+
+impl Waiting {
+    fn new(place: Place, arrival: u64, arrived: Time, unit: &Unit, origin: Virtual) -> Self {
+        Self {
+            place,
+            arrival,
+            arrived,
+            deadline: unit.deadline,
+            worth: unit.worth,
+            units: VecDeque::new(),
+            remaining: Backlog::default(),
+            origin,
+            served: 0.0,
+            changed: false,
+            standing: None,
+            latest_start: Time::MAX,
+        }
     }
 }
 

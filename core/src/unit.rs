@@ -1,5 +1,7 @@
 //! What is scheduled: units of work, known by id and cost alone.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Time;
 
 /// A request inside the engine. Never reused while the process lives.
@@ -18,6 +20,55 @@ pub struct UnitId {
 /// A loaded model, by its place in the server's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelIndex(pub u16);
+
+/// How urgent a caller says its request is. Which share of a device a class gets is the scheduler's policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Somebody looks at a screen.
+    Interactive,
+    /// What says nothing.
+    #[default]
+    Standard,
+    /// Nobody waits for it now.
+    Bulk,
+}
+
+impl Priority {
+    /// Every class, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::Interactive, Self::Standard, Self::Bulk];
+
+    /// Name used in configuration and as a metric label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Standard => "standard",
+            Self::Bulk => "bulk",
+        }
+    }
+
+    /// Its place in [`ALL`](Self::ALL) and in every array that has an entry per class.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// On whose account a request runs, by its place in the server's table of tenants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TenantId(pub u16);
+
+/// What a request that is only partly computed by its deadline is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Worth {
+    /// Nothing: one that cannot be complete in time is not begun.
+    #[default]
+    Whole,
+    /// As much as was computed: its units run for as long as a unit can be in time.
+    Parts,
+}
 
 /// What a device computes for a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,13 +111,20 @@ pub struct Lane {
     pub operation: Operation,
 }
 
-/// One sequence waiting for a batch, as the scheduler sees it.
+/// One sequence waiting for a batch, as the scheduler sees it. All units of a request have one class,
+/// tenant, deadline and worth; those of the first are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// Which one.
     pub id: UnitId,
     /// Whom it can share a batch with.
     pub lane: Lane,
+    /// How urgent it is.
+    pub class: Priority,
+    /// On whose account.
+    pub tenant: TenantId,
+    /// Of what use it is without the rest of its request.
+    pub worth: Worth,
     /// Its cost: tokens of the sequence, special ones included, or what takes as long as so many; at least 1.
     pub tokens: u32,
     /// From then on nobody wants the result.

@@ -3,7 +3,7 @@
 //! One read of the documents' vectors is what it costs; everything else is a few microseconds per batch. Documents are
 //! read where they lie, shared out among the threads in runs.
 
-use std::{fmt::Display, sync::Arc};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use sluice_core::{
@@ -17,14 +17,17 @@ use sluice_kernels::{
     tokens::Tokens,
 };
 
-use crate::{LoadError, cpu_encoder::ComputePool, submitted::Submitted};
+use crate::{
+    LoadError,
+    cpu_encoder::ComputePool,
+    submitted::{Submitted, failed},
+};
 
 /// Documents that a thread takes at once: some tens of microseconds of work.
 const DOCUMENTS_PER_TASK: usize = 8;
 
 /// Computes [`Operation::MaxSim`] and [`Operation::Align`] for every model of a server.
 pub struct CpuComparer {
-    limits: BackendLimits,
     isa: Isa,
     pool: Arc<ComputePool>,
     submitted: Submitted<Arc<PackedBatch>>,
@@ -40,7 +43,7 @@ impl CpuComparer {
         let pool = ComputePool::shared(threads).map_err(|source| LoadError::Threads { source })?;
         // What a batch may cost is bounded by whoever shares the device: memory it needs none.
         let limits = BackendLimits { batch_tokens_max: u32::MAX, batch_sequences_max, in_flight_batches_max: 2 };
-        Ok(Self { limits, isa: Isa::best(), pool, submitted: Submitted::new() })
+        Ok(Self { isa: Isa::best(), pool, submitted: Submitted::new(limits) })
     }
 
     fn compute(&self, batch: &PackedBatch) -> Result<BatchOutput, BackendError> {
@@ -95,14 +98,11 @@ impl CpuComparer {
 
 impl Backend for CpuComparer {
     fn limits(&self) -> BackendLimits {
-        self.limits
+        self.submitted.limits()
     }
 
     fn submit(&mut self, batch: Arc<PackedBatch>) -> Result<Ticket, BackendError> {
-        if batch.len() > self.limits.batch_sequences_max as usize {
-            return Err(BackendError::LimitExceeded { tokens: 0, sequences: batch.len() });
-        }
-        self.submitted.push(&self.limits, batch)
+        self.submitted.submit(batch)
     }
 
     fn collect(&mut self, ticket: Ticket) -> Result<BatchOutput, BackendError> {
@@ -151,8 +151,4 @@ pub(crate) fn tokens(document: &dyn TokenVectors) -> Tokens<'_> {
         Components::Int8 { codes, scales } => Tokens::Int8 { codes, scales },
         Components::Binary(bits) => Tokens::Binary(bits),
     }
-}
-
-fn failed(error: impl Display) -> BackendError {
-    BackendError::Failed(error.to_string())
 }

@@ -13,22 +13,21 @@ use sluice_kernels::{
 };
 
 use crate::{
-    candle_backend::{failed, late_interaction, token_matrix},
     cpu_encoder::{CpuEncoder, Wanted},
-    submitted::{Submitted, check_limits, no_vectors_here},
+    late_interaction::{late_interaction, token_matrix},
+    submitted::{Submitted, failed, no_vectors_here},
 };
 
 /// Keeps a batch in `submit` and computes it in `collect`: main memory overlaps nothing.
 pub(crate) struct CpuBackend {
     encoder: CpuEncoder,
     pooling: Pooling,
-    limits: BackendLimits,
     submitted: Submitted<Arc<PackedBatch>>,
 }
 
 impl CpuBackend {
     pub(crate) fn new(encoder: CpuEncoder, pooling: Pooling, limits: BackendLimits) -> Self {
-        Self { encoder, pooling, limits, submitted: Submitted::new() }
+        Self { encoder, pooling, submitted: Submitted::new(limits) }
     }
 
     fn compute(&mut self, batch: &PackedBatch) -> Result<BatchOutput, BackendError> {
@@ -44,7 +43,7 @@ impl CpuBackend {
             Operation::LateInteraction => {
                 let hidden = self.encoder.encode(batch, Wanted::Tokens).map_err(failed)?;
                 normalize(isa, hidden, dim).map_err(failed)?;
-                late_interaction(batch, hidden, dim).map(BatchOutput::Scores)
+                late_interaction(isa, batch, hidden, dim).map(BatchOutput::Scores)
             }
             Operation::CrossEncode => self.encoder.logits(batch).map(BatchOutput::Scores).map_err(failed),
             operation @ (Operation::MaxSim | Operation::Align) => Err(no_vectors_here(operation)),
@@ -71,12 +70,11 @@ impl CpuBackend {
 
 impl Backend for CpuBackend {
     fn limits(&self) -> BackendLimits {
-        self.limits
+        self.submitted.limits()
     }
 
     fn submit(&mut self, batch: Arc<PackedBatch>) -> Result<Ticket, BackendError> {
-        check_limits(&self.limits, &batch)?;
-        self.submitted.push(&self.limits, batch)
+        self.submitted.submit(batch)
     }
 
     fn collect(&mut self, ticket: Ticket) -> Result<BatchOutput, BackendError> {

@@ -8,6 +8,8 @@
 //! | rows | up to 48 rows of the batch | the rest of a layer behind its attention, and the next layer's query, key and value |
 //! | attention | up to 128 queries of one sequence | softmax(Q·Kᵀ)·V, all heads |
 //!
+//! A batch of fewer rows than the threads have tiles is divided by columns instead ([`narrow`]).
+//!
 //! What a unit of rows works on (48 rows of 1,536: 288 KiB) stays in its core's cache from one product to the next;
 //! activations, residuals and norms are applied there. Who takes which unit, and how large units are, changes no bit of
 //! the result: every kernel computes a row in an order that the row's own shape fixes.
@@ -21,6 +23,7 @@
 
 mod compute_pool;
 mod layer;
+mod narrow;
 mod product;
 mod scratch;
 
@@ -40,7 +43,7 @@ use crate::{
     model::Precision,
 };
 pub(crate) use compute_pool::ComputePool;
-use compute_pool::{for_each_part, for_each_unit};
+use compute_pool::{Division, for_each_share};
 use layer::Layer;
 use product::Product;
 use scratch::{Scratch, Unit, Workers};
@@ -49,8 +52,8 @@ use scratch::{Scratch, Unit, Workers};
 const UNIT_ROWS_MAX: usize = 48;
 /// Rows of the highest tile: a unit of fewer would compute rows for nothing.
 const TILE_ROWS: usize = 12;
-/// Units that each thread should find, so that none waits long for the last.
-const UNITS_PER_THREAD: usize = 4;
+/// With fewer tiles than this for each thread, a batch is divided by columns.
+const TILES_PER_THREAD_MIN: usize = 2;
 
 /// Why a batch was not computed.
 #[derive(Debug, thiserror::Error)]
@@ -180,18 +183,24 @@ impl CpuEncoder {
     fn compute(&self, batch: &PackedBatch, wanted: Wanted, scratch: &mut Scratch) -> Result<(), ShapeError> {
         let dim = self.hidden_size();
         let rows = batch.total_tokens();
-        let Scratch { hidden, attended, qkv, first_hidden, first_attended, units, workers } = scratch;
+        if self.is_narrow(rows) {
+            self.compute_narrow(batch, scratch)?;
+            if wanted == Wanted::First {
+                take_firsts(batch, dim, scratch.hidden.as_slice(), scratch.first_hidden.as_mut_slice());
+            }
+            return Ok(());
+        }
+        let Scratch { hidden, attended, qkv, first_hidden, first_attended, units, workers, .. } = scratch;
         let hidden = &mut hidden.as_mut_slice()[..rows * dim];
         let attended = &mut attended.as_mut_slice()[..rows * dim];
         let qkv = &mut qkv.as_mut_slice()[..rows * 3 * dim];
-        let unit_rows = self.unit_rows(rows);
+        let division = self.division(rows);
         let firsts = |next: usize| wanted == Wanted::First && next + 1 == self.layers.len();
 
-        for_each_part(
-            (hidden, unit_rows * dim),
-            (qkv, unit_rows * 3 * dim),
-            &|unit, hidden: &mut [f32], qkv: &mut [f32]| {
-                let rows = unit * unit_rows..unit * unit_rows + hidden.len() / dim;
+        division.for_each(
+            (hidden, dim),
+            (qkv, 3 * dim),
+            &|rows: Range<usize>, hidden: &mut [f32], qkv: &mut [f32]| {
                 self.embed(batch, rows.clone(), hidden)?;
                 self.project(0, (batch, rows, firsts(0)), hidden, qkv, workers)
             },
@@ -203,38 +212,40 @@ impl CpuEncoder {
                 let first_attended = &mut first_attended.as_mut_slice()[..batch.len() * dim];
                 let first_hidden = &mut first_hidden.as_mut_slice()[..batch.len() * dim];
                 self.attention(units, qkv, first_attended, workers)?;
-                for (target, range) in first_hidden.chunks_exact_mut(dim).zip(batch.ranges()) {
-                    target.copy_from_slice(&hidden[range.start * dim..][..dim]);
-                }
-                let unit = self.unit_rows(batch.len()) * dim;
-                return for_each_part((first_hidden, unit), (&mut [], 0), &|part, x: &mut [f32], _: &mut [f32]| {
-                    layer.forward(&first_attended[part * unit..][..x.len()], x, &mut workers.mine())
+                take_firsts(batch, dim, hidden, first_hidden);
+                let division = self.division(batch.len());
+                return division.for_each((first_hidden, dim), (&mut [], 0), &|rows, x: &mut [f32], _: &mut [f32]| {
+                    workers.mine().forward(layer, &first_attended[rows.start * dim..rows.end * dim], x)
                 });
             }
             self.attention(units, qkv, attended, workers)?;
-            for_each_part(
-                (hidden, unit_rows * dim),
-                (qkv, unit_rows * 3 * dim),
-                &|unit, hidden: &mut [f32], qkv: &mut [f32]| {
-                    let rows = unit * unit_rows..unit * unit_rows + hidden.len() / dim;
-                    layer.forward(&attended[rows.start * dim..rows.end * dim], hidden, &mut workers.mine())?;
+            division.for_each(
+                (hidden, dim),
+                (qkv, 3 * dim),
+                &|rows: Range<usize>, hidden: &mut [f32], qkv: &mut [f32]| {
+                    workers.mine().forward(layer, &attended[rows.start * dim..rows.end * dim], hidden)?;
                     self.project(index + 1, (batch, rows, firsts(index + 1)), hidden, qkv, workers)
                 },
             )?;
         }
         if wanted == Wanted::First {
             // A model without layers.
-            for (target, range) in first_hidden.as_mut_slice().chunks_exact_mut(dim).zip(batch.ranges()) {
-                target.copy_from_slice(&hidden[range.start * dim..][..dim]);
-            }
+            take_firsts(batch, dim, hidden, first_hidden.as_mut_slice());
         }
         Ok(())
     }
 
-    /// Rows of a unit, so that every thread finds some.
-    fn unit_rows(&self, rows: usize) -> usize {
-        let share = rows.div_ceil(self.pool.threads() * UNITS_PER_THREAD);
-        share.next_multiple_of(TILE_ROWS).clamp(TILE_ROWS, UNIT_ROWS_MAX)
+    /// Rows in as many units for each thread, of about one size: whole tiles, and as high as may be.
+    fn division(&self, rows: usize) -> Division {
+        let (tiles, threads) = (rows.div_ceil(TILE_ROWS), self.pool.threads());
+        let rounds = tiles.div_ceil(threads * (UNIT_ROWS_MAX / TILE_ROWS));
+        Division { rows, granule: TILE_ROWS, parts: (rounds * threads).min(tiles) }
+    }
+
+    /// Whether a batch of so many rows leaves threads without work, or with too little of it, if its rows are divided.
+    fn is_narrow(&self, rows: usize) -> bool {
+        let threads = self.pool.threads();
+        threads > 1 && rows > 0 && rows.div_ceil(TILE_ROWS) < threads * TILES_PER_THREAD_MIN
     }
 
     /// Sums of the three embeddings of some rows of the batch, normalised.
@@ -284,11 +295,18 @@ impl CpuEncoder {
         let num_heads = self.config.num_heads as usize;
         let head_dim = dim / num_heads;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        for_each_unit(units, &|unit| unit.queries.len() * dim, out, &|unit, out: &mut [f32]| {
+        for_each_share(units, (out, dim), &|unit: &Unit, out: &mut [f32]| {
             let qkv = &qkv[unit.rows.start * 3 * dim..unit.rows.end * 3 * dim];
             let args = Attend { qkv, queries: unit.queries.clone(), num_heads, head_dim, scale };
             attend(self.isa, args, &mut workers.mine().attention, out)
         })
+    }
+}
+
+/// Copies the row of each sequence's first token.
+fn take_firsts(batch: &PackedBatch, dim: usize, hidden: &[f32], firsts: &mut [f32]) {
+    for (target, range) in firsts.chunks_exact_mut(dim).zip(batch.ranges()) {
+        target.copy_from_slice(&hidden[range.start * dim..][..dim]);
     }
 }
 

@@ -41,7 +41,6 @@ pub struct CudaComparer {
     /// Layouts for which the device had no room; asked again when it is rebuilt.
     without_room: HashSet<(Storage, usize)>,
     cpu: CpuComparer,
-    limits: BackendLimits,
     submitted: Submitted<Arc<PackedBatch>>,
 }
 
@@ -60,8 +59,7 @@ impl CudaComparer {
             arenas: HashMap::new(),
             without_room: HashSet::new(),
             cpu,
-            limits,
-            submitted: Submitted::new(),
+            submitted: Submitted::new(limits),
         })
     }
 
@@ -114,14 +112,11 @@ impl CudaComparer {
 
 impl Backend for CudaComparer {
     fn limits(&self) -> BackendLimits {
-        self.limits
+        self.submitted.limits()
     }
 
     fn submit(&mut self, batch: Arc<PackedBatch>) -> Result<Ticket, BackendError> {
-        if batch.len() > self.limits.batch_sequences_max as usize {
-            return Err(BackendError::LimitExceeded { tokens: 0, sequences: batch.len() });
-        }
-        self.submitted.push(&self.limits, batch)
+        self.submitted.submit(batch)
     }
 
     fn collect(&mut self, ticket: Ticket) -> Result<BatchOutput, BackendError> {

@@ -25,6 +25,7 @@ mod cpu_backend;
 mod cpu_encoder;
 mod cuda_comparer;
 mod folder;
+mod late_interaction;
 mod load;
 mod load_error;
 mod scripted;

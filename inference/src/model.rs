@@ -230,6 +230,10 @@ fn check_tokenizer(folder: &FolderConfig, text: &TextEncoder) -> Result<(), Load
     if folder.lowercase && !text.lowercases() {
         return Err(fault("keeps upper case, and sentence_bert_config.json says do_lower_case".to_owned()));
     }
+    let nothing = text.special_tokens_single() == 0 || (folder.cross_encoder && text.special_tokens_pair() == 0);
+    if nothing {
+        return Err(fault("adds no special tokens, so that a text of nothing is a sequence of nothing".to_owned()));
+    }
     let special = text.special_tokens_single().max(text.special_tokens_pair());
     if special >= folder.max_tokens as usize {
         let max_tokens = folder.max_tokens;

@@ -18,7 +18,7 @@ use crate::{
     folder::read_file,
     load_error::LoadError,
     model::{LoadedModel, ModelInfo},
-    submitted::{Submitted, check_limits, no_vectors_here},
+    submitted::{Submitted, no_vectors_here},
     text::{END, START, TextEncoder, word_id},
 };
 use config::{Capability, Config, FaultKind, Moment};
@@ -47,7 +47,6 @@ pub(crate) fn load(file: &Path) -> Result<LoadedModel, LoadError> {
 }
 
 struct ScriptedBackend {
-    limits: BackendLimits,
     config: Config,
     poison: Option<u32>,
     submitted: Submitted<Job>,
@@ -71,7 +70,7 @@ impl ScriptedBackend {
             in_flight_batches_max: config.in_flight_batches_max,
         };
         let poison = config.poison.as_deref().map(word_id);
-        Self { limits, config, poison, submitted: Submitted::new(), batches: 0, lost: false }
+        Self { config, poison, submitted: Submitted::new(limits), batches: 0, lost: false }
     }
 
     /// The fault that strikes batch `number` at this moment.
@@ -109,11 +108,11 @@ impl ScriptedBackend {
 
 impl Backend for ScriptedBackend {
     fn limits(&self) -> BackendLimits {
-        self.limits
+        self.submitted.limits()
     }
 
     fn submit(&mut self, batch: Arc<PackedBatch>) -> Result<Ticket, BackendError> {
-        check_limits(&self.limits, &batch)?;
+        self.submitted.check(&batch)?;
         if self.lost {
             return Err(device_lost());
         }
@@ -123,7 +122,7 @@ impl Backend for ScriptedBackend {
             return Err(self.strike(fault, number));
         }
         let fault = self.fault(number, Moment::Collect);
-        self.submitted.push(&self.limits, Job { batch, number, fault })
+        self.submitted.push(Job { batch, number, fault })
     }
 
     fn collect(&mut self, ticket: Ticket) -> Result<BatchOutput, BackendError> {

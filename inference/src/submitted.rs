@@ -1,6 +1,6 @@
-//! Batches between `submit` and `collect`.
+//! Batches between `submit` and `collect`, and why some are refused: what every backend here has in common.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt::Display, sync::Arc};
 
 use sluice_core::{
     Operation,
@@ -8,21 +8,35 @@ use sluice_core::{
     batch::PackedBatch,
 };
 
-/// A queue of what was submitted; at most `in_flight_batches_max` long.
+/// A backend's limits, and the queue of what was submitted; at most `in_flight_batches_max` long.
 #[derive(Debug)]
 pub(crate) struct Submitted<T> {
+    limits: BackendLimits,
     waiting: VecDeque<(u64, T)>,
     tickets: u64,
 }
 
 impl<T> Submitted<T> {
-    pub(crate) fn new() -> Self {
-        Self { waiting: VecDeque::new(), tickets: 0 }
+    pub(crate) fn new(limits: BackendLimits) -> Self {
+        Self { limits, waiting: VecDeque::new(), tickets: 0 }
+    }
+
+    pub(crate) fn limits(&self) -> BackendLimits {
+        self.limits
+    }
+
+    /// Refuses a batch over the limits.
+    pub(crate) fn check(&self, batch: &PackedBatch) -> Result<(), BackendError> {
+        let (tokens, sequences) = (batch.total_tokens(), batch.len());
+        if tokens > self.limits.batch_tokens_max as usize || sequences > self.limits.batch_sequences_max as usize {
+            return Err(BackendError::LimitExceeded { tokens, sequences });
+        }
+        Ok(())
     }
 
     /// Keeps a batch until it is collected.
-    pub(crate) fn push(&mut self, limits: &BackendLimits, batch: T) -> Result<Ticket, BackendError> {
-        if self.waiting.len() >= limits.in_flight_batches_max as usize {
+    pub(crate) fn push(&mut self, batch: T) -> Result<Ticket, BackendError> {
+        if self.waiting.len() >= self.limits.in_flight_batches_max as usize {
             return Err(BackendError::Failed(format!("{} batches are in flight already", self.waiting.len())));
         }
         let ticket = self.tickets;
@@ -46,16 +60,20 @@ impl<T> Submitted<T> {
     }
 }
 
-/// Refuses a batch over the limits.
-pub(crate) fn check_limits(limits: &BackendLimits, batch: &PackedBatch) -> Result<(), BackendError> {
-    let (tokens, sequences) = (batch.total_tokens(), batch.len());
-    if tokens > limits.batch_tokens_max as usize || sequences > limits.batch_sequences_max as usize {
-        return Err(BackendError::LimitExceeded { tokens, sequences });
+impl Submitted<Arc<PackedBatch>> {
+    /// Keeps a batch within the limits until it is collected: main memory overlaps nothing, so it is computed then.
+    pub(crate) fn submit(&mut self, batch: Arc<PackedBatch>) -> Result<Ticket, BackendError> {
+        self.check(&batch)?;
+        self.push(batch)
     }
-    Ok(())
 }
 
 /// The answer of a model's backend to a batch that no model computes.
 pub(crate) fn no_vectors_here(operation: Operation) -> BackendError {
     BackendError::Failed(format!("{} is not for a model's backend", operation.name()))
+}
+
+/// A batch that failed, and why; a part of it may succeed.
+pub(crate) fn failed(error: impl Display) -> BackendError {
+    BackendError::Failed(error.to_string())
 }

@@ -80,6 +80,12 @@ fn check(sizes: Sizes, lengths: &[usize]) {
                 }
                 for threads in [1, 2, 3] {
                     let mut model = load(&folder, &options(threads));
+                    // So few rows are divided among the threads in another way.
+                    for (index, document) in own.iter().enumerate() {
+                        let alone = compute(&mut model, operation, std::slice::from_ref(document));
+                        let what = format!("{what}, {operation:?}: document {index} alone, {threads} threads");
+                        assert_eq!(alone[0], together[index], "{what}");
+                    }
                     let mut crowd: Vec<(Option<usize>, &Vec<u32>)> =
                         own.iter().enumerate().map(|(i, document)| (Some(i), document)).collect();
                     crowd.extend(strangers.iter().map(|stranger| (None, stranger)));

@@ -175,6 +175,18 @@ fn tokenizers_that_do_not_fit() {
         with_tokenizer(|json| json["normalizer"]["lowercase"] = json!(false))(folder);
         tiny::write_json(folder, "sentence_bert_config.json", &json!({"do_lower_case": true}));
     });
+    // With either template empty, nothing would stand where a text is empty.
+    for template in ["single", "pair"] {
+        check(
+            file,
+            &["adds no special tokens"],
+            with_tokenizer(|json| {
+                let parts = json["post_processor"][template].as_array_mut().unwrap();
+                parts.retain(|part| part.get("Sequence").is_some());
+            }),
+        );
+    }
+    check(file, &["adds no special tokens"], with_tokenizer(|json| json["post_processor"] = Value::Null));
     check(file, &["adds 3 special tokens"], with_file("sentence_bert_config.json", json!({"max_seq_length": 3})));
     check(file, &["two token types"], |folder| {
         let mut tensors = tiny::prefixed(&tiny::tensors(1, 1));

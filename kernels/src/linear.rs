@@ -30,7 +30,7 @@ use std::ops::Range;
 use crate::{Isa, ShapeError, activation::Activation, shape, simd::dispatch};
 
 pub use packed::PackedLinear;
-pub(crate) use product::{Finish, Sums};
+pub(crate) use product::PanelOut;
 
 /// Arguments of [`linear`].
 #[derive(Clone, Debug)]

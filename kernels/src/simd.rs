@@ -27,9 +27,11 @@ mod tile;
 use crate::InstructionSet;
 use crate::Isa;
 
-pub(crate) use math::{Function, GeluErf, GeluTanh, Identity, Relu, exp2};
+pub(crate) use math::{Function, GeluErf, GeluTanh, Identity, Relu};
 pub(crate) use slice::{load, registers, store};
-pub(crate) use tile::{Micro, Out, Rows, Steps, TILE_MAX, Tile, TileRows, dot, multiply, tiles};
+pub(crate) use tile::{
+    FLOATS_OF_A_LINE, Micro, Out, Rows, Sink, Steps, TILE_MAX, Tile, TileRows, dot, multiply, tiles,
+};
 
 /// A register of one instruction set, and what can be done with it.
 ///
@@ -40,6 +42,9 @@ pub(crate) trait Simd: Copy {
     const LANES: usize;
     /// Small integers of a word, whose products [`Self::dot`] adds up.
     const CODES: usize;
+    /// Whether [`Self::F32`] and [`Self::I32`] are registers, and [`Self::fetch`] does anything. Otherwise they are
+    /// arrays, and those of a tile stay in registers only as long as they are not passed on.
+    const NATIVE: bool;
     /// A register of f32.
     type F32: Copy;
     /// A register of i32.
@@ -79,6 +84,8 @@ pub(crate) trait Simd: Copy {
     fn sum(self, a: Self::F32) -> f32;
     /// The largest lane. NaN may or may not be skipped.
     fn largest(self, a: Self::F32) -> f32;
+    /// 2^x for x ≤ 127, within 3e-7 of the value (relative); 1 for 0, 0 from −150 down, NaN for NaN.
+    fn exp2(self, x: Self::F32) -> Self::F32;
     /// x·Φ(x), within 1e-6 for |x| ≤ 8.
     fn gelu_erf(self, x: Self::F32) -> Self::F32;
 
@@ -92,8 +99,20 @@ pub(crate) trait Simd: Copy {
     /// `sum` plus, word by word, the products of the words' unsigned small integers in `codes` and signed ones in
     /// `weights`. Exact: nothing saturates on the way.
     fn dot(self, sum: Self::I32, codes: Self::I32, weights: Self::I32) -> Self::I32;
-    /// Writes the integers 0…255 in `codes` as small integers one after another, `LANES / CODES` words.
+    /// Writes `codes`, rounded to integers (ties to even) and brought into 0…255, as small integers one after another,
+    /// `LANES / CODES` words. What becomes of NaN is not said.
     unsafe fn store_codes(self, to: *mut i32, codes: Self::F32);
+
+    /// Turns rows into columns: writes element `k` of row `r`, times `factor`, to `to.first[k · to.stride + r]`, for
+    /// all `k` and `r` below `LANES`; 0 for rows that there are not.
+    ///
+    /// # Safety
+    /// There are at most `LANES` rows, each good for `LANES` elements; `to` is good for as many rows of as many.
+    unsafe fn transpose(self, rows: Rows<f32>, factor: Self::F32, to: Out);
+    /// Asks for a cache line that will be read, into the core's own cache if not its first level. Any address will do.
+    fn fetch(self, at: *const f32);
+    /// Asks for a cache line that will be written. Any address will do.
+    fn fetch_to_write(self, at: *const f32);
 }
 
 /// An operation, to be run with some instruction set.

@@ -12,6 +12,15 @@ pub mod rerank {
     }
 }
 
+/// The first stage: `sluice.retrieval.v1`.
+pub mod retrieval {
+    /// Version 1.
+    #[allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("sluice.retrieval.v1");
+    }
+}
+
 /// Models and encoding: `sluice.model.v1`.
 pub mod model {
     /// Version 1.

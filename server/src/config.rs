@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use sluice_core::admission::Work;
+use sluice_core::admission::{self, Work};
 use sluice_inference::{CpuEngine, Source};
 use sluice_service::{
     config::{self, ConfigFault},
@@ -14,8 +14,17 @@ use sluice_service::{
 
 use crate::job::StoredAs;
 
+mod scheduler;
+mod tenants;
+
+pub use scheduler::{Ageing, ClassWeights, PolicyName, SchedulerConfig};
+pub use tenants::TenantConfig;
+
 /// Name under which the pinned default model is served where none is configured.
 pub const DEFAULT_MODEL_NAME: &str = "all-MiniLM-L6-v2";
+
+/// A smaller cache would forget before anybody asks again.
+const SCORE_CACHE_BYTES_MIN: u64 = 1 << 20;
 
 /// The whole configuration, resolved: `--print-config` shows one of these.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,6 +51,8 @@ pub struct ServerConfig {
     pub tokenizer_threads: usize,
     /// The models; the first answers requests that name none. Empty = the pinned default model.
     pub model: Vec<ModelConfig>,
+    /// Who may call, and how much. Empty = everybody is one tenant without quotas.
+    pub tenant: Vec<TenantConfig>,
     /// The gRPC transport.
     pub grpc: GrpcConfig,
     /// Bounds of one request.
@@ -52,6 +63,8 @@ pub struct ServerConfig {
     pub scheduler: SchedulerConfig,
     /// Token vectors of documents, kept on this machine.
     pub token_store: TokenStoreConfig,
+    /// Scores that were computed before.
+    pub score_cache: ScoreCacheConfig,
     /// Stopping.
     pub drain: DrainConfig,
     /// Logging.
@@ -160,14 +173,8 @@ pub struct AdmissionConfig {
     /// Bytes of text inside: bounds the memory of requests.
     #[serde(with = "config::bytes")]
     pub bytes_max: u64,
-}
-
-/// The batcher.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SchedulerConfig {
-    /// Tokens of a batch; 0 = the backend's own limit. Smaller batches answer newcomers sooner.
-    pub batch_tokens_max: u32,
+    /// The part of all that which one tenant may hold, where there are several, in percent: leaves room for the others.
+    pub tenant_percent_max: u32,
 }
 
 /// The token store.
@@ -200,6 +207,22 @@ impl Default for TokenStoreConfig {
     }
 }
 
+/// The score cache.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScoreCacheConfig {
+    /// Bytes that kept scores take, 80 each; 0 = none are kept, else at least 1 MiB.
+    #[serde(with = "config::bytes")]
+    pub bytes_max: u64,
+}
+
+impl Default for ScoreCacheConfig {
+    fn default() -> Self {
+        // The scores of 800,000 pairs: hours of a CPU's work, and less memory than the smallest model's weights.
+        Self { bytes_max: 64 << 20 }
+    }
+}
+
 /// Logging, to standard error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -223,11 +246,13 @@ impl Default for ServerConfig {
             default_deadline: Duration::from_secs(30),
             tokenizer_threads: 0,
             model: Vec::new(),
+            tenant: Vec::new(),
             grpc: GrpcConfig::default(),
             limits: Limits::default(),
             admission: AdmissionConfig::default(),
             scheduler: SchedulerConfig::default(),
             token_store: TokenStoreConfig::default(),
+            score_cache: ScoreCacheConfig::default(),
             drain: DrainConfig::default(),
             log: LogConfig::default(),
         }
@@ -251,7 +276,7 @@ impl Default for Limits {
 
 impl Default for AdmissionConfig {
     fn default() -> Self {
-        Self { documents_max: 50_000, tokens_max: 8_000_000, bytes_max: 512 << 20 }
+        Self { documents_max: 50_000, tokens_max: 8_000_000, bytes_max: 512 << 20, tenant_percent_max: 80 }
     }
 }
 
@@ -295,6 +320,13 @@ impl ServerConfig {
         require(self.admission.documents_max > 0, "admission.documents_max", "must be at least 1");
         require(self.admission.tokens_max > 0, "admission.tokens_max", "must be at least 1");
         require(self.admission.bytes_max > 0, "admission.bytes_max", "must be at least 1");
+        let percent = self.admission.tenant_percent_max;
+        require((1..=100).contains(&percent), "admission.tenant_percent_max", "must be 1 to 100");
+        require(
+            self.score_cache.bytes_max == 0 || self.score_cache.bytes_max >= SCORE_CACHE_BYTES_MIN,
+            "score_cache.bytes_max",
+            "must be 0 or at least 1 MiB",
+        );
         for (index, model) in self.model.iter().enumerate() {
             let key = |field: &str| format!("model[{index}].{field}");
             let length = model.name.len();
@@ -305,6 +337,8 @@ impl ServerConfig {
                 require(false, &key("source"), &error.to_string());
             }
         }
+        faults.extend(tenants::faults(&self.tenant));
+        faults.extend(self.scheduler.faults());
         faults
     }
 
@@ -318,11 +352,16 @@ impl ServerConfig {
         }
     }
 
-    /// Room for all requests together.
+    /// Room for all requests together, and each tenant's quotas.
     #[must_use]
-    pub fn admission_limits(&self) -> Work {
-        let AdmissionConfig { documents_max, tokens_max, bytes_max } = self.admission;
-        Work { documents: documents_max, tokens: tokens_max, bytes: bytes_max }
+    pub fn admission(&self) -> admission::AdmissionConfig {
+        let AdmissionConfig { documents_max, tokens_max, bytes_max, tenant_percent_max } = self.admission;
+        admission::AdmissionConfig {
+            room: Work { documents: documents_max, tokens: tokens_max, bytes: bytes_max },
+            tenant_room_percent: if self.tenant.len() < 2 { 100 } else { tenant_percent_max },
+            tenant_quotas: tenants::quotas(&self.tenant),
+            ..admission::AdmissionConfig::default()
+        }
     }
 
     /// Threads that tokenize.

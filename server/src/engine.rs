@@ -11,6 +11,8 @@
 //! | executor | the device's batches in flight | late binding |
 //! | sink | the request's own number of slots | memory, against a slow reader |
 //! | updates | one message of a RerankStream call | its room, against a reader that stopped |
+//! | changes | 64 changes of the token store; further ones wait in their requests' tasks | the memory of what waits for the disk |
+//! | put turns | 2 puts whose vectors are in memory | memory: a put may have `put_vectors_max` vectors |
 
 use std::{
     sync::{
@@ -21,10 +23,11 @@ use std::{
 };
 
 use sluice_core::{
-    Lane, Operation, RequestId, Time,
+    Lane, ModelIndex, Operation, RequestId,
     backend::{Backend, BackendLimits},
-    batch::Sequence,
-    scheduler::SchedulerConfig,
+    batch::{Role, Sequence},
+    cost::{BatchShape, CostModel},
+    scheduler::{BatchBudget, Policy, SchedulerConfig},
 };
 use tokio::sync::{mpsc, watch};
 
@@ -37,8 +40,8 @@ pub mod sink;
 pub mod tokenizer_pool;
 
 pub use clock::Clock;
-use driver::{Cancellations, Driver};
-use permit::Permit;
+use driver::{Cancellations, Driver, DriverParts};
+use permit::{Permit, Permits};
 use request::Request;
 pub use sink::{Progress, SlotValue};
 
@@ -47,14 +50,18 @@ pub use sink::{Progress, SlotValue};
 pub const SUBMISSIONS_MAX: usize = 1024;
 
 /// How the engine queues.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// Tokens of one batch; `None` takes the smallest limit among the backends.
+    /// Tokens of one batch; `None` takes each backend's own limit.
     pub batch_tokens_max: Option<u32>,
     /// Units that wait.
     pub queued_units_max: usize,
     /// See [`SchedulerConfig::look_ahead_requests_max`].
     pub look_ahead_requests_max: usize,
+    /// In which order.
+    pub policy: Policy,
+    /// What is known of the lanes' costs already.
+    pub cost: CostModel,
 }
 
 /// What computes, by lane.
@@ -88,10 +95,35 @@ pub struct Submission {
     pub lane: Lane,
     /// A query comes before the documents that need it. Without any, the answer is complete at once.
     pub sequences: Vec<Sequence>,
-    /// From then on nobody wants the result.
-    pub deadline: Time,
-    /// Released when the last of the work is gone.
+    /// Whose terms it is computed on; released when the last of the work is gone.
     pub permit: Permit,
+}
+
+impl Submission {
+    /// The work of such a submission, by lane.
+    #[must_use]
+    pub fn work<'a>(lane: Lane, sequences: impl IntoIterator<Item = &'a Sequence>) -> Vec<(Lane, BatchShape)> {
+        let mut work: Vec<(Lane, BatchShape)> = Vec::new();
+        for sequence in sequences {
+            let (lane, shape) = (lane_of(lane, sequence), BatchShape::of(sequence.cost()));
+            match work.iter_mut().find(|(known, _)| *known == lane) {
+                Some((_, sum)) => *sum += shape,
+                None => work.push((lane, shape)),
+            }
+        }
+        work
+    }
+}
+
+/// Whom a sequence of a submission can share a batch with.
+fn lane_of(submitted: Lane, sequence: &Sequence) -> Lane {
+    let Lane { model, operation } = submitted;
+    let operation = match (&sequence.role, operation) {
+        (Role::Compared(_), Operation::Align) => Operation::Align,
+        (Role::Compared(_), _) => Operation::MaxSim,
+        (Role::Plain | Role::Query(_) | Role::Document(_), operation) => operation,
+    };
+    Lane { model, operation }
 }
 
 /// Why a request has no result.
@@ -100,6 +132,9 @@ pub enum EngineError {
     /// Its deadline passed while it waited.
     #[error("deadline passed in the queue")]
     Expired,
+    /// What is left of it cannot be computed before its deadline.
+    #[error("deadline cannot be met")]
+    Unreachable,
     /// More units than the scheduler's bound.
     #[error("the scheduler's queue is full")]
     QueueFull,
@@ -122,6 +157,7 @@ pub struct Engine {
     clock: Clock,
     next_id: Arc<AtomicU64>,
     device_up: watch::Receiver<bool>,
+    costs: watch::Receiver<Arc<CostModel>>,
 }
 
 impl Engine {
@@ -130,16 +166,20 @@ impl Engine {
     ///
     /// # Errors
     /// If the executor thread cannot be started.
-    pub fn start(backends: Backends, config: EngineConfig, clock: Clock) -> std::io::Result<Self> {
+    pub fn start(backends: Backends, config: EngineConfig, permits: Permits, clock: Clock) -> std::io::Result<Self> {
         let scheduler = config.scheduler(&backends);
+        let budgets = config.budgets(&backends);
+        let costs = watch::Sender::new(Arc::new(config.cost.clone()));
+        let known_costs = costs.subscribe();
         let (submissions, inbox) = mpsc::channel(SUBMISSIONS_MAX);
         let cancellations = Arc::new(Cancellations::default());
         let (device_up_sender, device_up) = watch::channel(true);
         let executor =
             executor::start(backends, scheduler.in_flight_batches_max as usize, clock.clone(), device_up_sender)?;
-        let driver = Driver::new(scheduler, clock.clone(), executor, inbox, Arc::clone(&cancellations));
+        let parts = DriverParts { permits, costs, executor, inbox, cancellations: Arc::clone(&cancellations) };
+        let driver = Driver::new((scheduler, config.cost), &budgets, clock.clone(), parts);
         tokio::spawn(driver.run());
-        Ok(Self { submissions, cancellations, clock, next_id: Arc::default(), device_up })
+        Ok(Self { submissions, cancellations, clock, next_id: Arc::default(), device_up, costs: known_costs })
     }
 
     /// The engine's clock.
@@ -152,6 +192,12 @@ impl Engine {
     #[must_use]
     pub fn device_up(&self) -> watch::Receiver<bool> {
         self.device_up.clone()
+    }
+
+    /// What has been learnt of the lanes' costs, every now and then.
+    #[must_use]
+    pub fn costs(&self) -> watch::Receiver<Arc<CostModel>> {
+        self.costs.clone()
     }
 
     /// Queues a submission. Dropping the returned handle cancels what has not been computed.
@@ -201,6 +247,22 @@ impl Drop for Answer {
 }
 
 impl EngineConfig {
+    /// What a batch of each lane may hold.
+    fn budgets(&self, backends: &Backends) -> Vec<(Lane, BatchBudget)> {
+        use Operation::{Align, CrossEncode, EncodeDense, EncodeTokens, LateInteraction, MaxSim};
+
+        let budget = |backend: &dyn Backend| {
+            let BackendLimits { batch_tokens_max: tokens, batch_sequences_max: sequences, .. } = backend.limits();
+            BatchBudget { tokens: self.batch_tokens_max.map_or(tokens, |max| max.min(tokens)).max(1), sequences }
+        };
+        let lanes = (0_u16..).map(ModelIndex).zip(&backends.models).flat_map(|(model, backend)| {
+            let own = [EncodeTokens, EncodeDense, LateInteraction, CrossEncode].map(|op| (op, budget(&**backend)));
+            let compared = [MaxSim, Align].map(|op| (op, budget(&*backends.vectors)));
+            own.into_iter().chain(compared).map(move |(operation, budget)| (Lane { model, operation }, budget))
+        });
+        lanes.collect()
+    }
+
     /// Bounds of the one scheduler that all backends share: the smallest of each.
     #[must_use]
     pub fn scheduler(&self, backends: &Backends) -> SchedulerConfig {
@@ -214,6 +276,7 @@ impl EngineConfig {
             in_flight_batches_max: least(|limits| limits.in_flight_batches_max),
             queued_units_max: self.queued_units_max,
             look_ahead_requests_max: self.look_ahead_requests_max,
+            policy: self.policy.clone(),
         }
     }
 }

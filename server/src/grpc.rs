@@ -9,17 +9,20 @@ mod rerank_many;
 mod token_store;
 mod token_vectors;
 
+use rerank::AnswerMargin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sluice_service::{drain::Drain, status::Refusal};
 
 use crate::{
+    cached::CachedEngine,
     config::Limits,
     engine::{Engine, EngineError, permit::Permits},
     models::Models,
     prepare::Preparer,
     store::Store,
+    tenants::Tenants,
 };
 
 /// What the services share. Complete only once the models are warm: until then calls are refused.
@@ -32,6 +35,8 @@ struct Shared {
     permits: Permits,
     preparer: Preparer,
     drain: Drain,
+    tenants: Tenants,
+    answer_margin: AnswerMargin,
     warm: OnceLock<Warm>,
 }
 
@@ -42,6 +47,8 @@ pub struct Warm {
     pub models: Models,
     /// Running.
     pub engine: Engine,
+    /// The same for documents' scores, which are kept.
+    pub cached: CachedEngine,
     /// Token vectors of documents, if they are kept.
     pub store: Option<Store>,
 }
@@ -58,14 +65,17 @@ pub struct AppParts {
     pub preparer: Preparer,
     /// Whether the server is stopping.
     pub drain: Drain,
+    /// Who may call.
+    pub tenants: Tenants,
 }
 
 impl App {
     /// An app that refuses calls until [`warm_up`](Self::warm_up).
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
-        let AppParts { limits, default_deadline, permits, preparer, drain } = parts;
-        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, drain, warm: OnceLock::new() }))
+        let AppParts { limits, default_deadline, permits, preparer, drain, tenants } = parts;
+        let (answer_margin, warm) = (AnswerMargin::default(), OnceLock::new());
+        Self(Arc::new(Shared { limits, default_deadline, permits, preparer, drain, tenants, answer_margin, warm }))
     }
 
     /// Lets calls in. Once; later calls change nothing.
@@ -86,6 +96,7 @@ impl App {
 fn refusal(error: EngineError) -> Refusal {
     match error {
         EngineError::Expired => Refusal::DeadlineExceeded { phase: "queue" },
+        EngineError::Unreachable => Refusal::DeadlineExceeded { phase: "unreachable" },
         EngineError::QueueFull => Refusal::ResourceExhausted {
             what: "queued units".to_owned(),
             limit: 0,

@@ -1,10 +1,10 @@
 //! Requests as the engine sees them: valid by construction, free of wire types.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sluice_core::{
-    ModelIndex, Operation,
+    ModelIndex, Operation, Priority,
     batch::{QueryVectors, TokenVectors},
 };
 use sluice_tokenstore::{ContentHash, Namespace};
@@ -147,16 +147,46 @@ fn size_of_components(vectors: &dyn TokenVectors) -> usize {
     }
 }
 
-/// A valid rerank request.
-#[derive(Clone, Debug)]
-pub struct RerankJob {
+/// Whether scores that are known already are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CachePolicy {
+    /// Taken and kept.
+    #[default]
+    Use,
+    /// Neither.
+    Bypass,
+}
+
+/// How much may be spent; what is not reached within it keeps its place in the order that was known before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// From the arrival of the request, or the beginning of the stage; more than zero.
+    pub time: Option<Duration>,
+    /// Documents that are scored, the first ones; at least 1. Of a request: counted over all its stages.
+    pub pairs: Option<usize>,
+}
+
+/// One pass over the documents, or over those that the passes before it put first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageJob {
     /// Which model.
     pub model: ModelIndex,
     /// How to score; the model can.
     pub method: Method,
-    /// Vectors for late interaction alone.
+    /// Documents that go on to the next stage; `None` means all. Of the last stage: `None`.
+    pub top_k: Option<usize>,
+    /// How much it may spend.
+    pub budget: Budget,
+}
+
+/// A valid rerank request.
+#[derive(Clone, Debug)]
+pub struct RerankJob {
+    /// What is done, one after another; at least one.
+    pub stages: Vec<StageJob>,
+    /// Vectors where every stage is late interaction, of each stage's dimension.
     pub query: Query,
-    /// At least one; other than texts for late interaction alone.
+    /// At least one. Each has a text where a stage is not late interaction.
     pub documents: Vec<Document>,
     /// Results to return; `None` means all.
     pub top_n: Option<usize>,
@@ -168,11 +198,27 @@ pub struct RerankJob {
     pub document_tokens_max: Option<usize>,
     /// What happens to the rest.
     pub long_document: LongDocument,
-    /// Scale of the scores.
+    /// Scale of the scores of cross-encoder stages.
     pub score_kind: ScoreKind,
+    /// Who goes first.
+    pub priority: Priority,
+    /// How much may be spent on all stages together.
+    pub budget: Budget,
+    /// Shortly before the deadline the best order known is the answer.
+    pub until_deadline: bool,
+    /// Whether scores that are known already are used.
+    pub cache: CachePolicy,
 }
 
 impl RerankJob {
+    /// Texts of documents that are known to be encoded; those of stored ones are not needed as a rule.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.documents.iter().filter_map(|document| match &document.content {
+            Content::Text(text) => Some(text.as_str()),
+            Content::Vectors(_) | Content::Stored(_) => None,
+        })
+    }
+
     /// Bytes of all its texts and vectors.
     #[must_use]
     pub fn bytes(&self) -> u64 {

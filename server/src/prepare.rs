@@ -34,7 +34,7 @@ pub struct Prepared {
     /// The query first, where it has to be encoded by itself; then every document's chunks; then the comparisons.
     /// Empty if there is nothing to score.
     pub sequences: Vec<Sequence>,
-    /// By document, in order.
+    /// One for each document that was given, in that order.
     pub documents: Vec<DocumentUnits>,
     /// Tokens of the query, its special tokens included; 0 if there is none.
     pub query_tokens: u64,
@@ -80,6 +80,17 @@ impl DocumentUnits {
     }
 }
 
+/// What a stage is to score.
+#[derive(Debug)]
+pub struct Given {
+    /// How.
+    pub method: Method,
+    /// Positions in the job, in the order in which they are to be scored.
+    pub documents: Vec<usize>,
+    /// What is scored of each of them.
+    pub subjects: Vec<Subject>,
+}
+
 /// What preparing needs besides the job. Cheap to clone.
 #[derive(Clone)]
 pub struct Preparer {
@@ -92,43 +103,44 @@ pub struct Preparer {
 }
 
 impl Preparer {
-    /// Tokenizes what has to be encoded of a rerank job and lays it out for a model that takes sequences of `tokens_max`.
-    /// `subjects` says what is scored of each document.
+    /// Tokenizes what has to be encoded for a stage of a rerank job and lays it out for a model that takes sequences of
+    /// `tokens_max`.
     ///
     /// # Errors
     /// [`Refusal::InvalidArgument`] for a query that does not fit the model.
     pub async fn rerank(
         &self,
         job: &Arc<RerankJob>,
-        subjects: Vec<Subject>,
+        Given { method, documents: given, subjects }: Given,
         text: &Arc<TextEncoder>,
         tokens_max: usize,
     ) -> Result<Prepared, Refusal> {
         let begin = self.clock.now();
         let query = Arc::new(self.query(&job.query, text).await?);
-        let room = document_room(job.method, text, query.len(), tokens_max)?;
+        let room = document_room(method, text, query.len(), tokens_max)?;
         let cutter = Cutter {
             chunk_tokens: job.document_tokens_max.map_or(room, |max| max.min(room)),
             chunks_max: if job.long_document == LongDocument::Cut { 1 } else { self.chunks_per_document_max },
         };
         let texts = Subject::texts(&subjects);
         let read = {
-            let (job, text, query, texts) = (Arc::clone(job), Arc::clone(text), Arc::clone(&query), texts.clone());
+            let (job, text, query) = (Arc::clone(job), Arc::clone(text), Arc::clone(&query));
+            let texts: Vec<usize> = texts.iter().map(|place| given[*place]).collect();
             move |index: usize| {
                 let tokens = text.tokens(document_text(&job.documents, texts[index]), Some(cutter.tokens_needed()))?;
-                Ok(cutter.cut(&tokens, |ids| match job.method {
+                Ok(cutter.cut(&tokens, |ids| match method {
                     Method::CrossEncoder => text.pair(&query, ids),
                     Method::LateInteraction | Method::Dense => alone(&text, ids),
                 }))
             }
         };
         let pieces = self.pool.map(texts.len(), read).await.map_err(lost)?;
-        let mut layout = Layout::new(job.method, &subjects);
+        let mut layout = Layout::new(method, &subjects);
         let query_tokens = match &job.query {
             Query::Text(_) => {
                 let ids = text.single(&query);
                 let tokens = ids.len();
-                if job.method.encodes_query_alone() && subjects.iter().any(Subject::is_scored) {
+                if method.encodes_query_alone() && subjects.iter().any(Subject::is_scored) {
                     layout.query(ids);
                 }
                 tokens
@@ -147,6 +159,21 @@ impl Preparer {
             }
         }
         Ok(layout.finish(query_tokens as u64, self.clock.now().since(begin)))
+    }
+
+    /// Whether the query fits a model that takes sequences of `tokens_max`.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidArgument`] if it does not.
+    pub async fn check_query(
+        &self,
+        job: &RerankJob,
+        method: Method,
+        text: &Arc<TextEncoder>,
+        tokens_max: usize,
+    ) -> Result<(), Refusal> {
+        let query = self.query(&job.query, text).await?;
+        document_room(method, text, query.len(), tokens_max).map(|_| ())
     }
 
     /// Tokenizes an encode job and lays it out: one unit per text.
@@ -190,7 +217,7 @@ fn document_text(documents: &[Document], index: usize) -> &str {
 }
 
 /// What comparing costs, in tokens that would take an encoder about as long; at least 1.
-fn comparison_cost(query_rows: usize, vectors: &dyn TokenVectors) -> u32 {
+pub(crate) fn comparison_cost(query_rows: usize, vectors: &dyn TokenVectors) -> u32 {
     let flops = 2 * (query_rows as u64).saturating_mul((vectors.rows() * vectors.dim()) as u64);
     u32::try_from(flops.div_ceil(COMPARISON_FLOPS_PER_TOKEN)).unwrap_or(u32::MAX).max(1)
 }

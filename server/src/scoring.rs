@@ -1,6 +1,4 @@
-//! Puts units' results together: chunks to documents, documents to an order.
-
-use std::ops::Range;
+//! Puts the results of a stage's units together: chunks to documents.
 
 use sluice_core::rank::{sigmoid, top_k};
 
@@ -18,19 +16,14 @@ pub struct WrongKind {
     pub unit: u32,
 }
 
-/// Collects a request's results as they come.
+/// Collects a stage's results as they come. Documents are counted as the stage was given them.
 #[derive(Debug)]
 pub struct Scoring {
-    method: Method,
     long_document: LongDocument,
     score_kind: ScoreKind,
     /// Which document each unit belongs to; `None` for the query's.
     document_of_unit: Vec<Option<u32>>,
     documents: Vec<DocumentScore>,
-    /// The query's pooled vector, once it is there.
-    query: Option<Vec<f32>>,
-    /// Pooled vectors that came before the query's.
-    early: Vec<(u32, Vec<f32>)>,
     scored: usize,
 }
 
@@ -43,21 +36,19 @@ struct DocumentScore {
     score: f32,
 }
 
-/// One place in the final order.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Ranked {
-    /// Position of the document in the request.
-    pub index: usize,
-    /// Its score, on the scale that was asked for.
+/// A document that has its score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scored {
+    /// On the scale that was asked for.
     pub score: f32,
-    /// The chunk with the largest score, where there are several: its index and its bytes.
-    pub best_chunk: Option<(u32, Range<u32>)>,
+    /// Index of the chunk with the largest score, where there are several.
+    pub best_chunk: Option<usize>,
 }
 
 impl Scoring {
     /// Nothing scored yet.
     #[must_use]
-    pub fn new(job: &RerankJob, documents: &[DocumentUnits]) -> Self {
+    pub fn new(job: &RerankJob, method: Method, documents: &[DocumentUnits]) -> Self {
         let end = |document: &DocumentUnits| document.first_unit as usize + document.chunks.len();
         let mut document_of_unit = vec![None; documents.iter().map(end).max().unwrap_or(0)];
         for (index, document) in (0_u32..).zip(documents) {
@@ -72,16 +63,9 @@ impl Scoring {
                 score: f32::NEG_INFINITY,
             })
             .collect();
-        Self {
-            method: job.method,
-            long_document: job.long_document,
-            score_kind: job.score_kind,
-            document_of_unit,
-            documents,
-            query: None,
-            early: Vec::new(),
-            scored: 0,
-        }
+        // Other scores are no logits.
+        let score_kind = if method == Method::CrossEncoder { job.score_kind } else { ScoreKind::Raw };
+        Self { long_document: job.long_document, score_kind, document_of_unit, documents, scored: 0 }
     }
 
     /// Documents that have got their score.
@@ -93,54 +77,23 @@ impl Scoring {
     /// Takes new results and returns the documents whose score became final: index and score.
     ///
     /// # Errors
-    /// [`WrongKind`] for a result that the method cannot use.
+    /// [`WrongKind`] for a result that is no score.
     pub fn absorb(&mut self, results: Vec<(u32, SlotValue)>) -> Result<Vec<(u32, f32)>, WrongKind> {
         let mut scored = Vec::new();
         for (unit, value) in results {
-            match (self.method, value) {
-                (Method::LateInteraction | Method::CrossEncoder, SlotValue::Score(score)) => {
-                    self.unit(unit, score, &mut scored);
-                }
-                (Method::Dense, SlotValue::Dense(vector)) => self.dense(unit, vector, &mut scored),
-                _ => return Err(WrongKind { unit }),
+            match value {
+                SlotValue::Score(score) => self.unit(unit, score, &mut scored),
+                SlotValue::Tokens(_) | SlotValue::Dense(_) | SlotValue::Alignment(_) => return Err(WrongKind { unit }),
             }
         }
         Ok(scored)
     }
 
-    /// The final order: best first, at most `top_n`, none below `min_score`. Call when all are scored.
+    /// What has come of a document; `None` as long as a part of it has no result, and for one without units.
     #[must_use]
-    pub fn ranking(&self, job: &RerankJob, documents: &[DocumentUnits]) -> Vec<Ranked> {
-        let scores: Vec<f32> = self.documents.iter().map(|document| document.score).collect();
-        let good_enough = |index: &usize| job.min_score.is_none_or(|min| scores[*index] >= min);
-        let place = |index: usize| Ranked {
-            index,
-            score: scores[index],
-            best_chunk: self.best_chunk(index).map(|chunk| {
-                let bytes = documents[index].chunks[chunk].clone();
-                (u32::try_from(chunk).unwrap_or(u32::MAX), bytes)
-            }),
-        };
-        // Apart: a document that was scored comes first, whatever its score.
-        let (scored, unscored): (Vec<usize>, Vec<usize>) =
-            (0..scores.len()).partition(|index| documents[*index].is_scored());
-        let of_scored: Vec<f32> = scored.iter().map(|index| scores[*index]).collect();
-        let order = top_k(&of_scored, job.top_n).into_iter().map(|place| scored[place]).chain(unscored);
-        order.take(job.top_n.unwrap_or(usize::MAX)).filter(good_enough).map(place).collect()
-    }
-
-    fn dense(&mut self, unit: u32, vector: Vec<f32>, scored: &mut Vec<(u32, f32)>) {
-        if self.document_of_unit[unit as usize].is_none() {
-            self.query = Some(vector);
-            for (unit, vector) in std::mem::take(&mut self.early) {
-                self.dense(unit, vector, scored);
-            }
-        } else if let Some(query) = &self.query {
-            let cosine = query.iter().zip(&vector).map(|(q, d)| f64::from(*q) * f64::from(*d)).sum::<f64>();
-            self.unit(unit, cosine as f32, scored);
-        } else {
-            self.early.push((unit, vector));
-        }
+    pub fn of(&self, document: usize) -> Option<Scored> {
+        let DocumentScore { chunks, missing, score, .. } = &self.documents[document];
+        (*missing == 0 && !chunks.is_empty()).then(|| Scored { score: *score, best_chunk: self.best_chunk(document) })
     }
 
     fn unit(&mut self, unit: u32, score: f32, scored: &mut Vec<(u32, f32)>) {
@@ -184,18 +137,17 @@ fn aggregate(long_document: LongDocument, chunks: impl Iterator<Item = f32>) -> 
 
 #[cfg(test)]
 mod tests {
-    use sluice_core::ModelIndex;
+    use sluice_core::Priority;
 
     use super::*;
     use crate::{
-        job::{Content, Document, Query},
+        job::{Budget, CachePolicy, Content, Document, Query},
         subject::{Source, Unavailable},
     };
 
-    fn job(method: Method, long_document: LongDocument) -> RerankJob {
+    fn job(long_document: LongDocument) -> RerankJob {
         RerankJob {
-            model: ModelIndex(0),
-            method,
+            stages: Vec::new(),
             query: Query::Text("q".to_owned()),
             documents: vec![Document { id: String::new(), content: Content::Text(String::new()) }; 2],
             top_n: None,
@@ -204,6 +156,10 @@ mod tests {
             document_tokens_max: None,
             long_document,
             score_kind: ScoreKind::Raw,
+            priority: Priority::Standard,
+            budget: Budget::default(),
+            until_deadline: false,
+            cache: CachePolicy::Use,
         }
     }
 
@@ -215,71 +171,35 @@ mod tests {
     #[test]
     fn chunks_become_a_document_when_the_last_is_there() {
         for (long_document, expected) in [(LongDocument::ChunkMax, 0.9), (LongDocument::ChunkMean, 0.5)] {
-            let (job, documents) = (job(Method::CrossEncoder, long_document), [units(0, 3), units(3, 1)]);
-            let mut scoring = Scoring::new(&job, &documents);
+            let (job, documents) = (job(long_document), [units(0, 3), units(3, 1)]);
+            let mut scoring = Scoring::new(&job, Method::CrossEncoder, &documents);
             let score = |unit, score| (unit, SlotValue::Score(score));
             assert_eq!(scoring.absorb(vec![score(0, 0.1), score(3, 0.6)]), Ok(vec![(1, 0.6)]));
             assert_eq!(scoring.absorb(vec![score(2, 0.5)]), Ok(vec![]));
             let done = scoring.absorb(vec![score(1, 0.9)]).expect("the right kind");
             assert!((done[0].1 - expected).abs() < 1e-6, "{done:?}");
             assert_eq!(scoring.scored(), 2);
-            let ranking = scoring.ranking(&job, &documents);
-            let document = ranking.iter().find(|place| place.index == 0).expect("ranked");
-            assert_eq!(document.best_chunk, Some((1, 10..20)));
+            let best = [0, 1].map(|document| scoring.of(document).and_then(|scored| scored.best_chunk));
+            assert_eq!(best, [Some(1), None]);
         }
     }
 
     #[test]
-    fn pooled_vectors_wait_for_the_query() {
-        let (job, documents) = (job(Method::Dense, LongDocument::Cut), [units(1, 1), units(2, 1)]);
-        let mut scoring = Scoring::new(&job, &documents);
-        let vector = |unit, x: f32, y: f32| (unit, SlotValue::Dense(vec![x, y]));
-        assert_eq!(scoring.absorb(vec![vector(1, 0.6, 0.8)]), Ok(vec![]));
-        assert_eq!(scoring.absorb(vec![vector(0, 1.0, 0.0), vector(2, 0.8, 0.6)]), Ok(vec![(0, 0.6), (1, 0.8)]));
-        assert_eq!(scoring.ranking(&job, &documents).iter().map(|place| place.index).collect::<Vec<_>>(), [1, 0]);
-    }
-
-    #[test]
-    fn top_n_and_min_score_bound_the_answer() {
-        let documents = [units(0, 1), units(1, 1)];
-        let cases = [
-            (None, None, vec![1, 0]),
-            (Some(1), None, vec![1]),
-            (None, Some(0.5), vec![1]),
-            (Some(2), Some(0.9), vec![]),
-        ];
-        for (top_n, min_score, expected) in cases {
-            let job = RerankJob { top_n, min_score, ..job(Method::CrossEncoder, LongDocument::Cut) };
-            let mut scoring = Scoring::new(&job, &documents);
-            scoring.absorb(vec![(0, SlotValue::Score(0.2)), (1, SlotValue::Score(0.7))]).expect("the right kind");
-            let order: Vec<usize> = scoring.ranking(&job, &documents).iter().map(|place| place.index).collect();
-            assert_eq!(order, expected, "{top_n:?} {min_score:?}");
-        }
-    }
-
-    #[test]
-    fn a_document_without_units_comes_last() {
-        let job = job(Method::LateInteraction, LongDocument::Cut);
+    fn a_document_without_units_or_with_a_part_missing_has_no_score() {
+        let job = job(LongDocument::ChunkMax);
         let nothing = DocumentUnits { source: Source::Nothing(Unavailable::Missing), ..units(0, 0) };
-        let documents = [nothing, units(1, 1)];
-        let mut scoring = Scoring::new(&job, &documents);
-        let scored = scoring.absorb(vec![(0, SlotValue::Score(0.0)), (1, SlotValue::Score(-7.0))]);
-        assert_eq!(scored, Ok(vec![(1, -7.0)]));
-        let ranking: Vec<_> =
-            scoring.ranking(&job, &documents).iter().map(|place| (place.index, place.score)).collect();
-        assert_eq!(ranking, [(1, -7.0), (0, f32::NEG_INFINITY)]);
-        for score in [f32::NEG_INFINITY, f32::NAN] {
-            let mut scoring = Scoring::new(&job, &documents);
-            scoring.absorb(vec![(1, SlotValue::Score(score))]).expect("the right kind");
-            let order: Vec<_> = scoring.ranking(&job, &documents).iter().map(|place| place.index).collect();
-            assert_eq!(order, [1, 0], "{score} is a score");
-        }
+        let mut scoring = Scoring::new(&job, Method::LateInteraction, &[nothing, units(1, 1), units(2, 2)]);
+        let scores =
+            vec![(0, SlotValue::Score(0.0)), (1, SlotValue::Score(f32::NEG_INFINITY)), (3, SlotValue::Score(1.0))];
+        assert_eq!(scoring.absorb(scores), Ok(vec![(1, f32::NEG_INFINITY)]));
+        let lowest = Scored { score: f32::NEG_INFINITY, best_chunk: None };
+        assert_eq!([0, 1, 2].map(|document| scoring.of(document)), [None, Some(lowest), None]);
     }
 
     #[test]
     fn a_result_of_the_wrong_kind_is_an_error() {
-        let (job, documents) = (job(Method::CrossEncoder, LongDocument::Cut), [units(0, 1), units(1, 1)]);
-        let mut scoring = Scoring::new(&job, &documents);
+        let (job, documents) = (job(LongDocument::Cut), [units(0, 1), units(1, 1)]);
+        let mut scoring = Scoring::new(&job, Method::CrossEncoder, &documents);
         assert_eq!(scoring.absorb(vec![(1, SlotValue::Dense(vec![1.0]))]), Err(WrongKind { unit: 1 }));
     }
 }

@@ -1,14 +1,9 @@
 //! A server's life: bind, load, warm up, serve, drain.
 
-use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc};
 
 use metrics::Label;
-use sluice_core::{
-    Lane, Operation,
-    admission::Work,
-    backend::Backend,
-    batch::{QueryVectors, Role, Sequence},
-};
+use sluice_core::{Lane, backend::Backend, cost::CostModel};
 use sluice_inference::{
     CpuComparer, CpuOptions, CudaComparer, CudaError, HubSettings, LoadError, LoadedModel, ModelError, ModelInfo,
     Progress, Resolver, Source, SourceError,
@@ -29,16 +24,17 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     ServerConfig,
-    config::{Device, ModelConfig},
-    engine::{
-        Backends, Clock, Engine, EngineConfig, EngineError, Progress as EngineProgress, Submission, permit::Permits,
-        tokenizer_pool::TokenizerPool,
-    },
+    cached::CachedEngine,
+    config::{Device, ModelConfig, PolicyName},
+    cost_file,
+    engine::{Backends, Clock, Engine, EngineConfig, EngineError, permit::Permits, tokenizer_pool::TokenizerPool},
     grpc::{App, AppParts, Warm},
     metrics as counted,
-    models::{Model, Models},
+    models::Models,
     prepare::Preparer,
     store::{Store, StoreError},
+    tenants::Tenants,
+    warm_up,
 };
 
 /// Health is reported for these and for the empty name.
@@ -60,8 +56,6 @@ const CPU_BATCH_TOKENS: u32 = 1024;
 const BATCH_SEQUENCES_MAX: u32 = 256;
 /// The device that is used, as CUDA_VISIBLE_DEVICES counts them.
 const CUDA_ORDINAL: usize = 0;
-/// Time for a model's first batch.
-const WARM_UP_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a server needs from the machine it runs on; `main` reads it once.
 #[derive(Clone)]
@@ -202,12 +196,15 @@ impl Server {
         let pool = TokenizerPool::start(config.tokenizer_threads(machine.processors)).map_err(ServerError::Thread)?;
         let preparer =
             Preparer { pool, clock: clock.clone(), chunks_per_document_max: config.limits.chunks_per_document_max };
+        let predictive = config.scheduler.policy == PolicyName::Fair;
+        let permits = Permits::new(config.admission(), predictive, clock.clone());
         let app = App::new(AppParts {
             limits: config.limits,
             default_deadline: config.default_deadline,
-            permits: Permits::new(config.admission_limits(), clock.clone()),
+            permits: permits.clone(),
             preparer,
             drain: drain.clone(),
+            tenants: Tenants::new(&config.tenant),
         });
         let upkeep = tokio::spawn({
             let metrics = metrics.clone();
@@ -230,7 +227,7 @@ impl Server {
             .add_service(grpc_service!(config.grpc, EncodeServiceServer::new(app.clone())))
             .serve_with_incoming_shutdown(config.grpc.incoming(listener), drain.stopping());
         let warm_up = async {
-            let warm = load(&config, &machine, clock).await?;
+            let warm = load(&config, &machine, permits, clock).await?;
             let mut device_up = warm.engine.device_up();
             app.warm_up(warm);
             serving.send_replace(true);
@@ -257,7 +254,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
 }
 
 /// Opens the token store and loads every model on a thread of its own, starts the engine and runs each model's first batch.
-async fn load(config: &ServerConfig, machine: &Machine, clock: Clock) -> Result<Warm, ServerError> {
+async fn load(config: &ServerConfig, machine: &Machine, permits: Permits, clock: Clock) -> Result<Warm, ServerError> {
     let (loaded, store) = {
         let (config, machine) = (config.clone(), machine.clone());
         let loading = tokio::task::spawn_blocking(move || {
@@ -273,21 +270,37 @@ async fn load(config: &ServerConfig, machine: &Machine, clock: Clock) -> Result<
         batch_tokens_max: Some(config.scheduler.batch_tokens_max).filter(|max| *max > 0),
         queued_units_max: QUEUED_UNITS_MAX,
         look_ahead_requests_max: LOOK_AHEAD_REQUESTS_MAX,
+        policy: config.scheduler.policy(&config.tenant),
+        cost: known_costs(config, &models),
     };
-    let batch_tokens_max = engine_config.scheduler(&backends).batch_tokens_max;
-    for (_, model) in models.iter() {
+    let known: Vec<Lane> = engine_config.cost.lanes().collect();
+    for ((_, model), backend) in models.iter().zip(&backends.models) {
+        let batch_tokens_max =
+            engine_config.batch_tokens_max.unwrap_or(u32::MAX).min(backend.limits().batch_tokens_max);
         if model.tokens_max() > batch_tokens_max as usize {
             let (name, tokens_max) = (model.name.clone(), model.tokens_max());
             return Err(ServerError::BatchTooSmall { name, tokens_max, batch_tokens_max });
         }
     }
-    let engine = Engine::start(backends, engine_config, clock).map_err(ServerError::Thread)?;
-    for (index, model) in models.iter() {
-        first_batch(&engine, Lane { model: index, operation: model.default_method().operation() }, model)
-            .await
-            .map_err(|source| ServerError::WarmUp { name: model.name.clone(), source })?;
+    let engine = Engine::start(backends, engine_config, permits.clone(), clock).map_err(ServerError::Thread)?;
+    warm_up::warm_up(&engine, &permits, &models, config.scheduler.calibration_max, |lane| known.contains(&lane))
+        .await
+        .map_err(|(name, source)| ServerError::WarmUp { name, source })?;
+    if let Some(path) = config.scheduler.cost_file.clone() {
+        tokio::spawn(cost_file::keep(path, models.clone(), engine.costs()));
     }
-    Ok(Warm { models, engine, store: store.map(Store::following) })
+    let profiles = models.iter().map(|(_, model)| (model.digest, model.info.backend));
+    let cached = CachedEngine::new(engine.clone(), profiles, config.score_cache.bytes_max);
+    Ok(Warm { models, engine, cached, store: store.map(Store::following) })
+}
+
+/// What an earlier process has learnt.
+fn known_costs(config: &ServerConfig, models: &Models) -> CostModel {
+    let Some(path) = &config.scheduler.cost_file else { return CostModel::default() };
+    cost_file::read(path, models).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "costs are measured anew");
+        CostModel::default()
+    })
 }
 
 /// What compares token vectors: a CUDA device where there is a usable one, else the processor.
@@ -337,25 +350,4 @@ fn load_models(config: &ServerConfig, machine: &Machine) -> Result<Vec<(String, 
         loaded.push((name, model));
     }
     Ok(loaded)
-}
-
-/// Runs one small batch, so that the first caller does not pay for what happens once.
-async fn first_batch(engine: &Engine, lane: Lane, model: &Model) -> Result<(), EngineError> {
-    let vectors = Arc::new(QueryVectors::default());
-    let roles = match lane.operation {
-        Operation::LateInteraction => vec![Role::Query(Arc::clone(&vectors)), Role::Document(vectors)],
-        Operation::CrossEncode
-        | Operation::EncodeDense
-        | Operation::EncodeTokens
-        | Operation::MaxSim
-        | Operation::Align => vec![Role::Plain],
-    };
-    let ids = model.text.single(&[]);
-    let sequences = roles.into_iter().map(|role| Sequence::single(ids.clone(), role)).collect();
-    let permits = Permits::new(Work::default(), engine.clock().clone());
-    let permit = permits.try_admit(Work::default()).map_err(|_| EngineError::QueueFull)?;
-    let deadline = engine.clock().now() + WARM_UP_TIMEOUT;
-    let mut answer = engine.submit(Submission { lane, sequences, deadline, permit }).await?;
-    while answer.next().await? != EngineProgress::Done {}
-    Ok(())
 }

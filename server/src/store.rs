@@ -10,8 +10,8 @@ use std::{
 
 use sluice_service::status::Refusal;
 use sluice_tokenstore::{
-    self as tokenstore, Compact, CompactError, ContentHash, DeleteError, Layout, ModelDigest, Namespace, OpenError,
-    PutDocument, Storage, Stored, TokenStore, Tokens,
+    self as tokenstore, Compact, CompactError, Compacted, ContentHash, DeleteError, Layout, LayoutError, ModelDigest,
+    Namespace, OpenError, PutDocument, PutError, Stats, Storage, Stored, TokenStore, Tokens,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
@@ -93,44 +93,6 @@ pub struct BatchDocument {
     pub truncated: bool,
     /// The vectors.
     pub vectors: OwnedVectors,
-}
-
-/// What is kept.
-pub struct StoreStats {
-    /// By namespace, then by digest.
-    pub collections: Vec<CollectionStats>,
-    /// Records that could not be read back since the store was opened.
-    pub corrupt_records: u64,
-}
-
-/// The vectors of one model in one namespace.
-pub struct CollectionStats {
-    /// Where.
-    pub namespace: Namespace,
-    /// Whose.
-    pub model: ModelDigest,
-    /// How they are kept.
-    pub storage: StoredAs,
-    /// Components of a vector.
-    pub dim: usize,
-    /// Documents.
-    pub documents: u64,
-    /// Their vectors.
-    pub rows: u64,
-    /// Bytes that hold documents.
-    pub live_bytes: u64,
-    /// Bytes that hold what was replaced or deleted.
-    pub dead_bytes: u64,
-    /// Files.
-    pub segments: u32,
-}
-
-/// What compaction gained.
-pub struct Gained {
-    /// Bytes given back.
-    pub reclaimed_bytes: u64,
-    /// Files rewritten.
-    pub rewritten_segments: u32,
 }
 
 impl Store {
@@ -266,7 +228,7 @@ impl Store {
     ///
     /// # Errors
     /// As for [`delete`](Self::delete).
-    pub async fn compact(&self, namespace: Option<Namespace>) -> Result<Gained, Refusal> {
+    pub async fn compact(&self, namespace: Option<Namespace>) -> Result<Compacted, Refusal> {
         // Every file that holds anything dead: whoever asks wants the space.
         let which = Compact::DeadShare(0.0);
         self.check_writable()?;
@@ -281,10 +243,7 @@ impl Store {
             };
             drop(turn);
             match done {
-                Ok(done) => Ok(Gained {
-                    reclaimed_bytes: done.bytes_before.saturating_sub(done.bytes_after),
-                    rewritten_segments: u32::try_from(done.segments_before).unwrap_or(u32::MAX),
-                }),
+                Ok(done) => Ok(done),
                 Err(CompactError::ReadOnly) => Err(read_only()),
                 Err(CompactError::Disk(error)) => Err(disk(&error)),
                 Err(CompactError::CorruptSegment(file)) => {
@@ -302,37 +261,35 @@ impl Store {
 
     /// What is kept.
     #[must_use]
-    pub fn stats(&self) -> StoreStats {
-        let tokenstore::Stats { collections, corrupt_records } = self.inner.stats();
-        let collection = |found: tokenstore::CollectionStats| CollectionStats {
-            storage: stored_as(found.layout.storage()),
-            dim: found.layout.dim(),
-            namespace: found.namespace,
-            model: found.model,
-            documents: found.documents,
-            rows: found.rows,
-            live_bytes: found.live_bytes,
-            dead_bytes: found.dead_bytes,
-            segments: u32::try_from(found.segments).unwrap_or(u32::MAX),
-        };
-        StoreStats { collections: collections.into_iter().map(collection).collect(), corrupt_records }
+    pub fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+
+    /// Whether vectors of that kind can be put there, before work is spent on making them. Another put may still come
+    /// first: [`put`](Self::put) checks again.
+    ///
+    /// # Errors
+    /// [`Refusal::FailedPrecondition`] if vectors are kept in another way there.
+    pub fn check_layout(
+        &self,
+        namespace: &Namespace,
+        model: ModelDigest,
+        (storage, dim): (Option<StoredAs>, usize),
+    ) -> Result<(), Refusal> {
+        let Some(collection) = self.inner.layout(namespace, model) else { return Ok(()) };
+        let asked = Layout::new(storage.map_or(collection.storage(), storage_of), dim).map_err(unstorable)?;
+        if asked == collection { Ok(()) } else { Err(refusal(PutError::Layout { collection, asked })) }
     }
 
     fn put_now(&self, batch: Batch) -> Result<(), Refusal> {
         let Batch { namespace, model, dim, storage, documents } = batch;
-        let storage = storage.unwrap_or_else(|| self.storage_of(&namespace, model));
-        let layout =
-            Layout::new(storage_of(storage), dim).map_err(|error| Refusal::invalid("model", error.to_string()))?;
+        let known = self.inner.layout(&namespace, model).map(|layout| stored_as(layout.storage()));
+        let storage = storage.or(known).unwrap_or(self.storage);
+        let layout = Layout::new(storage_of(storage), dim).map_err(unstorable)?;
         // What comes in int8 and is kept in another way goes through plain numbers.
         let documents: Vec<BatchDocument> = documents.into_iter().map(|document| document.kept_as(storage)).collect();
         let puts: Vec<PutDocument<'_>> = documents.iter().map(BatchDocument::as_put).collect();
         self.inner.put(&namespace, model, layout, &puts).map(|_| ()).map_err(refusal)
-    }
-
-    fn storage_of(&self, namespace: &Namespace, model: ModelDigest) -> StoredAs {
-        let known = self.stats().collections.into_iter();
-        let mut known = known.filter(|found| found.namespace == *namespace && found.model == model);
-        known.next().map_or(self.storage, |found| found.storage)
     }
 
     fn log_corrupt(&self) {
@@ -351,9 +308,7 @@ impl BatchDocument {
         if same {
             return self;
         }
-        let matrix = self.vectors.into_matrix();
-        let vectors = OwnedVectors { components: OwnedComponents::F32(matrix.data), dim: matrix.dim };
-        Self { vectors, ..self }
+        Self { vectors: self.vectors.into_matrix().into(), ..self }
     }
 
     fn as_put(&self) -> PutDocument<'_> {
@@ -366,6 +321,10 @@ impl BatchDocument {
     }
 }
 
+fn unstorable(error: LayoutError) -> Refusal {
+    Refusal::invalid("model", error.to_string())
+}
+
 fn storage_of(storage: StoredAs) -> Storage {
     match storage {
         StoredAs::F16 => Storage::F16,
@@ -374,7 +333,8 @@ fn storage_of(storage: StoredAs) -> Storage {
     }
 }
 
-fn stored_as(storage: Storage) -> StoredAs {
+/// How a collection keeps components, as configurations and messages say it.
+pub(crate) fn stored_as(storage: Storage) -> StoredAs {
     match storage {
         Storage::F16 | Storage::F32 => StoredAs::F16,
         Storage::Int8 => StoredAs::Int8,

@@ -56,19 +56,18 @@ pub enum Subject {
 impl Subject {
     /// What is scored of each document for the model of that digest. Without a store everything stored is missing.
     #[must_use]
-    pub fn of(documents: &[Document], model: ModelDigest, store: Option<&Store>) -> Vec<Self> {
+    pub fn of(documents: &[&Document], model: ModelDigest, store: Option<&Store>) -> Vec<Self> {
         let mut stored = store.map_or_else(HashMap::new, |store| look_up(documents, model, store));
-        documents
-            .iter()
-            .enumerate()
-            .map(|(index, document)| match &document.content {
-                Content::Text(_) => Self::Text(Source::Text),
-                Content::Vectors(vectors) => {
-                    Self::Vectors { vectors: Arc::clone(vectors), truncated: false, source: Source::Request }
-                }
-                Content::Stored(reference) => Self::stored(reference, stored.remove(&index)),
-            })
-            .collect()
+        let subject = |(index, document): (usize, &&Document)| match &document.content {
+            Content::Text(_) => Self::Text(Source::Text),
+            Content::Vectors(vectors) => {
+                Self::Vectors { vectors: Arc::clone(vectors), truncated: false, source: Source::Request }
+            }
+            Content::Stored(reference) => Self::stored(reference, stored.remove(&index)),
+        };
+        let subjects: Vec<Self> = documents.iter().enumerate().map(subject).collect();
+        count_lookups(&subjects);
+        subjects
     }
 
     /// Where it came from.
@@ -96,17 +95,30 @@ impl Subject {
     fn stored(reference: &StoredReference, found: Option<StoredVectors>) -> Self {
         let why = match found {
             Some(found) if reference.content_hash.is_none_or(|expected| expected == found.content_hash) => {
-                metrics::token_store_lookup("hit");
                 return Self::Vectors { vectors: found.vectors, truncated: found.truncated, source: Source::Store };
             }
             Some(_) => Unavailable::Stale,
             None => Unavailable::Missing,
         };
-        metrics::token_store_lookup(match why {
-            Unavailable::Missing => "missing",
-            Unavailable::Stale => "stale",
-        });
         if reference.text.is_some() { Self::Text(Source::TextInstead(why)) } else { Self::Nothing(why) }
+    }
+}
+
+/// Counts what was asked of the store: once a call, since a counter is found by its name.
+fn count_lookups(subjects: &[Subject]) {
+    let [mut hits, mut missing, mut stale] = [0; 3];
+    for subject in subjects {
+        match subject.source() {
+            Source::Store => hits += 1,
+            Source::TextInstead(Unavailable::Missing) | Source::Nothing(Unavailable::Missing) => missing += 1,
+            Source::TextInstead(Unavailable::Stale) | Source::Nothing(Unavailable::Stale) => stale += 1,
+            Source::Text | Source::Request => {}
+        }
+    }
+    for (result, count) in [("hit", hits), ("missing", missing), ("stale", stale)] {
+        if count > 0 {
+            metrics::token_store_lookups(result, count);
+        }
     }
 }
 
@@ -122,7 +134,7 @@ pub struct StoredVectors {
 }
 
 /// What the store has of each document, by its index; a namespace is asked once.
-fn look_up(documents: &[Document], model: ModelDigest, store: &Store) -> HashMap<usize, StoredVectors> {
+fn look_up(documents: &[&Document], model: ModelDigest, store: &Store) -> HashMap<usize, StoredVectors> {
     let mut by_namespace: HashMap<&Namespace, Vec<usize>> = HashMap::new();
     for (index, document) in documents.iter().enumerate() {
         if let Content::Stored(reference) = &document.content {

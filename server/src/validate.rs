@@ -18,9 +18,11 @@ use crate::{
     models::{Model, Models},
 };
 
+mod stages;
 mod token_store;
 mod vectors;
 
+pub(crate) use stages::duration;
 pub use token_store::{delete, namespace_or_all, put};
 use vectors::Expected;
 
@@ -39,25 +41,29 @@ const FAULTS_MAX: usize = 32;
 /// [`Refusal::NotFound`] for an unknown model, else [`Refusal::InvalidArgument`] with every fault.
 pub fn rerank(request: wire::RerankRequest, models: &Models, limits: &Limits) -> Result<RerankJob, Refusal> {
     let mut faults = Faults::default();
-    faults.model_name(&request.model);
+    faults.model_name("model", &request.model);
     faults.top(&request);
+    let mut of_stages = Faults::default();
+    let wanted = of_stages.wanted_stages(&request);
     // Faults of a request for an unknown model come before its name, as far as they can be found without the model.
-    let dim = models.find(&request.model).map(|(_, entry)| entry.info.embedding_dim as usize);
+    let dim = stages::dim_of_vectors(&wanted, models);
     let query = faults.query(request.query, dim, limits);
     faults.count("documents", request.documents.len(), limits.documents_per_request_max);
     let documents = faults.documents(request.documents, dim, limits);
-    let method = faults.method(request.method);
+    faults.extend(of_stages);
     let score_kind = faults.score_kind(request.score_kind);
     let truncation = request.truncation.unwrap_or_default();
     let long_document = faults.long_document(truncation.long_document);
-    let (model, entry) = find(models, &request.model, &faults)?;
-    let method = method.unwrap_or_else(|| entry.default_method());
-    faults.capability(entry, method, score_kind);
-    faults.vectors_fit(method, &query, &documents);
+    let priority = faults.priority(request.priority);
+    let cache = faults.cache(request.cache);
+    let until_deadline = request.budget.as_ref().is_some_and(|budget| budget.until_deadline);
+    let budget = faults.budget("budget", request.budget.as_ref());
+    find(models, &request.model, &faults)?;
+    let stages = faults.stages(wanted, models, score_kind)?;
+    faults.vectors_fit(&stages, models, &query, &documents);
     faults.finish()?;
     Ok(RerankJob {
-        model,
-        method,
+        stages,
         query,
         documents,
         top_n: (request.top_n > 0).then_some(request.top_n as usize),
@@ -67,6 +73,10 @@ pub fn rerank(request: wire::RerankRequest, models: &Models, limits: &Limits) ->
             .then_some(truncation.max_tokens_per_document as usize),
         long_document,
         score_kind,
+        priority,
+        budget,
+        until_deadline,
+        cache,
     })
 }
 
@@ -78,7 +88,7 @@ pub fn encode(request: model_wire::EncodeRequest, models: &Models, limits: &Limi
     use model_wire::{DataType, EmbeddingKind};
 
     let mut faults = Faults::default();
-    faults.model_name(&request.model);
+    faults.model_name("model", &request.model);
     faults.texts(&request.texts, limits);
     let kind = match EmbeddingKind::try_from(request.kind) {
         Ok(EmbeddingKind::Unspecified | EmbeddingKind::Dense) => EncodeKind::Dense,
@@ -117,7 +127,7 @@ pub fn encode(request: model_wire::EncodeRequest, models: &Models, limits: &Limi
 /// As for [`rerank`].
 pub fn explain(request: wire::ExplainRequest, models: &Models, limits: &Limits) -> Result<ExplainJob, Refusal> {
     let mut faults = Faults::default();
-    faults.model_name(&request.model);
+    faults.model_name("model", &request.model);
     let dim = models.find(&request.model).map(|(_, entry)| entry.info.embedding_dim as usize);
     let query = faults.query(request.query, dim, limits);
     faults.count("documents", request.documents.len(), EXPLAINED_DOCUMENTS_MAX.min(limits.documents_per_request_max));
@@ -151,7 +161,7 @@ pub fn tokenize(
     limits: &Limits,
 ) -> Result<TokenizeJob, Refusal> {
     let mut faults = Faults::default();
-    faults.model_name(&request.model);
+    faults.model_name("model", &request.model);
     faults.texts(&request.texts, limits);
     let (model, _) = find(models, &request.model, &faults)?;
     faults.finish()?;
@@ -178,6 +188,11 @@ impl Faults {
         }
     }
 
+    fn extend(&mut self, others: Self) {
+        let room = FAULTS_MAX.saturating_sub(self.0.len());
+        self.0.extend(others.0.into_iter().take(room));
+    }
+
     fn unknown_value<T>(&mut self, field: &str, value: i32, otherwise: T) -> T {
         self.add(field, format!("{value} is not a value of this enum"));
         otherwise
@@ -187,9 +202,9 @@ impl Faults {
         if self.0.is_empty() { Ok(()) } else { Err(Refusal::InvalidArgument(self.0)) }
     }
 
-    fn model_name(&mut self, name: &str) {
+    fn model_name(&mut self, field: &str, name: &str) {
         if name.len() > MODEL_NAME_BYTES_MAX {
-            self.add("model", format!("must be at most {MODEL_NAME_BYTES_MAX} bytes"));
+            self.add(field, format!("must be at most {MODEL_NAME_BYTES_MAX} bytes"));
         }
     }
 
@@ -278,20 +293,6 @@ impl Faults {
         }
     }
 
-    /// Only late interaction compares vectors that are there already.
-    fn vectors_fit(&mut self, method: Method, query: &Query, documents: &[Document]) {
-        // With a fault, what is left of the documents does not say where they stood.
-        if method == Method::LateInteraction || !self.0.is_empty() {
-            return;
-        }
-        if matches!(query, Query::Vectors(_)) {
-            self.add("query.embedding", "is for late_interaction; set method, or send a text");
-        }
-        if let Some(index) = documents.iter().position(|document| document.content.needs_late_interaction()) {
-            self.add(format!("documents[{index}]"), "vectors are for late_interaction; set method, or send a text");
-        }
-    }
-
     /// `None` for none.
     fn content_hash(&mut self, field: impl FnOnce() -> String, bytes: &[u8]) -> Option<ContentHash> {
         if bytes.is_empty() {
@@ -329,13 +330,13 @@ impl Faults {
         }
     }
 
-    fn method(&mut self, value: i32) -> Option<Method> {
+    fn method(&mut self, field: &str, value: i32) -> Option<Method> {
         match wire::Method::try_from(value) {
             Ok(wire::Method::Unspecified) => None,
             Ok(wire::Method::LateInteraction) => Some(Method::LateInteraction),
             Ok(wire::Method::Dense) => Some(Method::Dense),
             Ok(wire::Method::CrossEncoder) => Some(Method::CrossEncoder),
-            Err(_) => self.unknown_value("method", value, None),
+            Err(_) => self.unknown_value(field, value, None),
         }
     }
 
@@ -353,16 +354,6 @@ impl Faults {
             Ok(wire::LongDocument::ChunkMax) => LongDocument::ChunkMax,
             Ok(wire::LongDocument::ChunkMean) => LongDocument::ChunkMean,
             Err(_) => self.unknown_value("truncation.long_document", value, LongDocument::Cut),
-        }
-    }
-
-    fn capability(&mut self, model: &Model, method: Method, score_kind: ScoreKind) {
-        if !model.supports(method) {
-            let name = &model.name;
-            self.add("method", format!("model {name:?} does not offer it; ModelService/GetModel lists what it offers"));
-        }
-        if score_kind == ScoreKind::Sigmoid && method != Method::CrossEncoder {
-            self.add("score_kind", "SIGMOID is for cross_encoder: other scores are no logits");
         }
     }
 }

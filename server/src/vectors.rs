@@ -28,6 +28,12 @@ pub enum OwnedComponents {
     },
 }
 
+impl From<TokenMatrix> for OwnedVectors {
+    fn from(matrix: TokenMatrix) -> Self {
+        Self { components: OwnedComponents::F32(matrix.data), dim: matrix.dim }
+    }
+}
+
 impl OwnedVectors {
     /// The same as plain numbers.
     #[must_use]

@@ -105,8 +105,8 @@ const PLACED: [Placed; 5] = [
 
 /// What may follow the keyword where it opens something, as opposed to a word in a name or a sentence.
 const UNSAFE_OPENS: [&str; 5] = ["{", "fn", "impl", "trait", "extern"];
-/// Where it stands: the kernels, and the one module that maps files into memory.
-const UNSAFE_HOMES: [&str; 2] = ["kernels", "tokenstore/src/map"];
+/// Where it stands: the kernels, and the modules that map files into memory, one in a crate.
+const UNSAFE_HOMES: [&str; 3] = ["kernels", "tokenstore/src/map", "retrieval/src/truth/environment"];
 
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: [&str; 8] = ["util", "utils", "helper", "helpers", "manager", "managers", "misc", "processor"];

@@ -7,7 +7,7 @@ use sluice_server::{
     ServerConfig,
     config::{
         AdmissionConfig, CpuBackend, Device, Limits, LogConfig, ModelConfig, Precision, SchedulerConfig,
-        TokenStoreConfig,
+        ScoreCacheConfig, TenantConfig, TokenStoreConfig,
     },
 };
 use sluice_service::{
@@ -52,11 +52,13 @@ fn everything_set() -> ServerConfig {
         default_deadline: std::time::Duration::from_secs(1),
         tokenizer_threads: 1,
         model: vec![ModelConfig { name: "name".to_owned(), source: "default".to_owned() }],
+        tenant: vec![TenantConfig { name: "name".to_owned(), token: "token".into(), ..TenantConfig::default() }],
         grpc: GrpcConfig::default(),
         limits: Limits::default(),
         admission: AdmissionConfig::default(),
-        scheduler: SchedulerConfig::default(),
+        scheduler: SchedulerConfig { cost_file: Some(PathBuf::from("costs")), ..SchedulerConfig::default() },
         token_store: TokenStoreConfig { dir: Some(PathBuf::from("tokens")), ..TokenStoreConfig::default() },
+        score_cache: ScoreCacheConfig::default(),
         drain: DrainConfig::default(),
         log: LogConfig::default(),
     }

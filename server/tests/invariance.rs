@@ -12,7 +12,8 @@ use futures_util::future::join_all;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use safetensors::{Dtype, tensor::TensorView};
 use sluice_inference::testing::{default_model, write_cross_encoder};
-use sluice_proto::rerank::v1::{Method, RerankRequest, rerank_service_client::RerankServiceClient};
+use sluice_proto::rerank::v1::{CachePolicy, Method, RerankRequest, Usage, rerank_service_client::RerankServiceClient};
+use sluice_server::config::Precision;
 use tonic::transport::Channel;
 
 const TOLERANCE: f32 = 1e-5;
@@ -91,6 +92,37 @@ async fn a_score_does_not_depend_on_who_shares_the_batch() {
     }
 }
 
+/// A score that was kept is the one that would be computed, to the bit: our own engine's scores do not depend on who
+/// shares the batch.
+#[tokio::test]
+async fn a_kept_score_is_the_computed_one() {
+    let Some(model) = default_model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    write_cross_encoder(folder.path(), &model.path, &seeded_head(), "");
+    for precision in [Precision::F32, Precision::Int8] {
+        let server = TestServer::model(folder.path().display().to_string(), |config| {
+            config.precision = precision;
+            config.score_cache.bytes_max = 1 << 20;
+        })
+        .await;
+        let client = server.rerank().await;
+        let mut random = StdRng::seed_from_u64(3);
+        let question = text(&mut random, 3..8);
+        let documents: Vec<String> = (0..24).map(|index| text(&mut random, index..index + 4)).collect();
+        for method in [Method::LateInteraction, Method::Dense, Method::CrossEncoder] {
+            let (computed, _) = asked(&client, &question, &documents, (method, CachePolicy::Bypass)).await;
+            // Kept in threes and fives, out of order; then asked for all together.
+            for company in documents.rchunks(3).chain(documents.chunks(5)) {
+                asked(&client, &question, company, (method, CachePolicy::Use)).await;
+            }
+            let (kept, usage) = asked(&client, &question, &documents, (method, CachePolicy::Use)).await;
+            assert_eq!(usage.computed_tokens, 0, "{precision:?}, {method:?}");
+            let bits = |scores: &[f32]| scores.iter().map(|score| score.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&kept), bits(&computed), "{precision:?}, {method:?}");
+        }
+    }
+}
+
 /// Its score while other callers' requests of the same lane are queued with it.
 async fn among_strangers(
     client: &RerankServiceClient<Channel>,
@@ -114,16 +146,28 @@ async fn scores(
     documents: &[String],
     method: Method,
 ) -> Vec<f32> {
+    asked(client, question, documents, (method, CachePolicy::Use)).await.0
+}
+
+/// The same, and what was computed.
+async fn asked(
+    client: &RerankServiceClient<Channel>,
+    question: &str,
+    documents: &[String],
+    (method, cache): (Method, CachePolicy),
+) -> (Vec<f32>, Usage) {
     let request = RerankRequest {
         query: query(question),
         documents: documents.iter().enumerate().map(|(id, text)| document(id, text)).collect(),
         method: method.into(),
+        cache: cache.into(),
         ..RerankRequest::default()
     };
-    let mut results = client.clone().rerank(request).await.expect("an answer").into_inner().results;
+    let response = client.clone().rerank(request).await.expect("an answer").into_inner();
+    let mut results = response.results;
     assert_eq!(results.len(), documents.len());
     results.sort_by_key(|result| result.index);
-    results.iter().map(|result| result.score).collect()
+    (results.iter().map(|result| result.score).collect(), response.usage.expect("always there"))
 }
 
 fn text(random: &mut StdRng, words: std::ops::Range<usize>) -> String {

@@ -3,6 +3,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "real processes and real time")]
 
+#[path = "wire/anytime.rs"]
+mod anytime;
+#[path = "wire/cache.rs"]
+mod cache;
+#[path = "wire/cascade.rs"]
+mod cascade;
 mod common;
 #[path = "wire/encoding.rs"]
 mod encoding;

@@ -14,6 +14,7 @@ mod environment;
 mod fault;
 mod path;
 mod resolve;
+mod secret;
 mod tree;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use fault::is_within;
 pub use fault::{ConfigFault, ConfigFaults, Source};
+pub use secret::Secret;
 use tree::Tree;
 
 /// Where configuration comes from, weakest first.

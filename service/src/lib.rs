@@ -11,11 +11,13 @@
 //! | [`health`] | whether callers should send work here |
 //! | [`drain`] | how a process stops without breaking a promise |
 //! | [`status`] | how a refusal looks on the wire |
+//! | [`credentials`] | who a caller says it is |
 //! | [`deadline`] | how long a caller is willing to wait, and since when |
 //! | [`grpc`] | how the gRPC port behaves: sizes, compression, keepalive, reflection |
 //! | [`incoming`] | which connections are accepted, and for how long |
 
 pub mod config;
+pub mod credentials;
 pub mod deadline;
 pub mod drain;
 pub mod grpc;

@@ -10,7 +10,10 @@
 //! | [`Refusal::InvalidArgument`] | `INVALID_ARGUMENT` | `INVALID_REQUEST` | `BadRequest` |
 //! | [`Refusal::NotFound`] | `NOT_FOUND` | `NOT_FOUND` | `ResourceInfo` |
 //! | [`Refusal::FailedPrecondition`] | `FAILED_PRECONDITION` | its own | |
+//! | [`Refusal::Unauthenticated`] | `UNAUTHENTICATED` | `UNAUTHENTICATED` | |
 //! | [`Refusal::ResourceExhausted`] | `RESOURCE_EXHAUSTED` | `OVERLOADED` | `RetryInfo` |
+//! | [`Refusal::QuotaExceeded`] | `RESOURCE_EXHAUSTED` | `QUOTA_EXCEEDED` | `RetryInfo` |
+//! | [`Refusal::QueueTooLong`] | `RESOURCE_EXHAUSTED` | `QUEUE_TOO_LONG` | `RetryInfo` |
 //! | [`Refusal::DeadlineExceeded`] | `DEADLINE_EXCEEDED` | `DEADLINE_EXCEEDED` | |
 //! | [`Refusal::Unavailable`] | `UNAVAILABLE` | its own | `RetryInfo` where known |
 //! | [`Refusal::Cancelled`] | `CANCELLED` | `CANCELLED` | |
@@ -88,6 +91,28 @@ pub enum Refusal {
         /// When trying again makes sense.
         retry_after: Duration,
     },
+    /// The caller did not say who it is, or is not known.
+    #[error("no tenant has the credentials of this call")]
+    Unauthenticated,
+    /// The caller has had its share.
+    #[error("the caller's quota is spent: {what}")]
+    QuotaExceeded {
+        /// What it is of, such as `requests`.
+        what: &'static str,
+        /// When trying again makes sense.
+        retry_after: Duration,
+    },
+    /// What is queued already keeps the request from being answered by its deadline.
+    #[error("the queue is too long: an answer is expected after {} ms, the deadline is in {} ms",
+        expected.as_millis(), available.as_millis())]
+    QueueTooLong {
+        /// When the answer would be there.
+        expected: Duration,
+        /// How long the caller waits.
+        available: Duration,
+        /// When trying again makes sense.
+        retry_after: Duration,
+    },
     /// The caller's deadline has passed, or cannot be met.
     #[error("deadline exceeded ({phase})")]
     DeadlineExceeded {
@@ -124,7 +149,10 @@ impl Refusal {
             Self::InvalidArgument(_) => Code::InvalidArgument,
             Self::NotFound { .. } => Code::NotFound,
             Self::FailedPrecondition { .. } => Code::FailedPrecondition,
-            Self::ResourceExhausted { .. } => Code::ResourceExhausted,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::ResourceExhausted { .. } | Self::QuotaExceeded { .. } | Self::QueueTooLong { .. } => {
+                Code::ResourceExhausted
+            }
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Unavailable { .. } => Code::Unavailable,
             Self::Cancelled => Code::Cancelled,
@@ -138,7 +166,10 @@ impl Refusal {
             Self::InvalidArgument(_) => "INVALID_REQUEST",
             Self::NotFound { .. } => "NOT_FOUND",
             Self::FailedPrecondition { reason, .. } => reason,
+            Self::Unauthenticated => "UNAUTHENTICATED",
             Self::ResourceExhausted { .. } => "OVERLOADED",
+            Self::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
+            Self::QueueTooLong { .. } => "QUEUE_TOO_LONG",
             Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
             Self::Unavailable { reason, .. } => reason,
             Self::Cancelled => "CANCELLED",
@@ -148,7 +179,9 @@ impl Refusal {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::ResourceExhausted { retry_after, .. } => Some(*retry_after),
+            Self::ResourceExhausted { retry_after, .. }
+            | Self::QuotaExceeded { retry_after, .. }
+            | Self::QueueTooLong { retry_after, .. } => Some(*retry_after),
             Self::Unavailable { retry_after, .. } => *retry_after,
             _ => None,
         }
@@ -173,10 +206,21 @@ impl Refusal {
                 facts.insert("what".into(), what.clone());
                 facts.insert("limit".into(), limit.to_string());
             }
+            Self::QuotaExceeded { what, .. } => {
+                facts.insert("what".into(), (*what).into());
+            }
+            Self::QueueTooLong { expected, available, .. } => {
+                facts.insert("expected_ms".into(), expected.as_millis().to_string());
+                facts.insert("available_ms".into(), available.as_millis().to_string());
+            }
             Self::DeadlineExceeded { phase } => {
                 facts.insert("phase".into(), (*phase).into());
             }
-            Self::FailedPrecondition { .. } | Self::Unavailable { .. } | Self::Cancelled | Self::Internal => {}
+            Self::Unauthenticated
+            | Self::FailedPrecondition { .. }
+            | Self::Unavailable { .. }
+            | Self::Cancelled
+            | Self::Internal => {}
         }
         details.set_error_info(self.reason(), ERROR_DOMAIN, facts);
         if let Some(delay) = self.retry_after() {
@@ -295,6 +339,25 @@ mod tests {
                 Some("2"),
             ),
         );
+        check(
+            Refusal::QuotaExceeded { what: "requests", retry_after: Duration::from_millis(200) },
+            &expected(Code::ResourceExhausted, "QUOTA_EXCEEDED", "the caller's quota is spent: requests", Some("200")),
+        );
+        check(
+            Refusal::QueueTooLong {
+                expected: Duration::from_millis(90),
+                available: Duration::from_millis(50),
+                retry_after: Duration::from_millis(40),
+            },
+            &expected(
+                Code::ResourceExhausted,
+                "QUEUE_TOO_LONG",
+                "the queue is too long: an answer is expected after 90 ms, the deadline is in 50 ms",
+                Some("40"),
+            ),
+        );
+        let unknown = "no tenant has the credentials of this call";
+        check(Refusal::Unauthenticated, &expected(Code::Unauthenticated, "UNAUTHENTICATED", unknown, None));
         check(
             Refusal::DeadlineExceeded { phase: "queue" },
             &expected(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "deadline exceeded (queue)", None),

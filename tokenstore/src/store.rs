@@ -17,7 +17,7 @@ pub use self::compact::{Compact, Compacted};
 pub use self::report::{CollectionStats, CorruptRecord, Stats, VerifyReport};
 use self::{reader::Reader, report::CorruptLog, writer::Writer};
 use crate::{
-    ModelDigest, Namespace, OpenError, Stored,
+    Layout, ModelDigest, Namespace, OpenError, Stored,
     collection::{Collection, CollectionKey},
     disk::Disk,
     manifest::Folder,
@@ -141,6 +141,12 @@ impl TokenStore {
     #[must_use]
     pub fn get(&self, namespace: &Namespace, model: ModelDigest, id: &str) -> Option<Stored> {
         self.lookup(namespace, model, &[id]).pop().flatten()
+    }
+
+    /// How a namespace keeps the vectors of a model; `None` until the first put.
+    #[must_use]
+    pub fn layout(&self, namespace: &Namespace, model: ModelDigest) -> Option<Layout> {
+        self.collection(&CollectionKey { namespace: namespace.clone(), model }).map(|collection| collection.layout)
     }
 
     /// Takes note of what was committed since a read-only store was opened or refreshed; does nothing to one that

@@ -30,7 +30,7 @@ impl OverGrpc {
     pub fn start(folder: &Path, batch_tokens_max: u32, threads: usize, machine: &Machine) -> anyhow::Result<Self> {
         let config = ServerConfig {
             model: vec![ModelConfig { name: "default".to_owned(), source: folder.display().to_string() }],
-            scheduler: SchedulerConfig { batch_tokens_max },
+            scheduler: SchedulerConfig { batch_tokens_max, ..SchedulerConfig::default() },
             compute_threads: threads,
             ..ServerConfig::default()
         };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sluice_client::{LongDocument, Method, ScoreKind};
+use sluice_client::{Budget, CachePolicy, LongDocument, Method, Priority, Rerank, RerankRequest, ScoreKind, Stage};
 use tempfile::TempDir;
 
 use crate::fake::{Fake, Step};
@@ -20,7 +20,7 @@ pub(crate) struct Ran {
 /// `sluice` with these arguments; without a server named in its environment.
 pub(crate) fn sluice(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-    command.args(arguments).env_remove("SLUICE_URL").stdin(Stdio::null());
+    command.args(arguments).env_remove("SLUICE_URL").env_remove("SLUICE_TOKEN").stdin(Stdio::null());
     command
 }
 
@@ -79,7 +79,7 @@ fn a_ranking_for_programs() {
     assert_eq!(ran.stdout.lines().count(), 1);
     let found: Value = serde_json::from_str(&ran.stdout).unwrap();
     let row = |rank, index, id, score, truncated, text| {
-        json!({"rank": rank, "index": index, "id": id, "score": score, "unscored": false, "source": "text",
+        json!({"rank": rank, "index": index, "id": id, "score": score, "stage": 0, "unscored": false, "source": "text",
                "tokens": 7, "truncated": truncated, "best_chunk": null, "text": text})
     };
     let expected = json!({
@@ -92,7 +92,7 @@ fn a_ranking_for_programs() {
         "partial": false,
         "partial_reasons": [],
         "results": [row(1, 2, "9", 2.0, false, "black sand"), row(2, 0, "long", 1.0, true, "black")],
-        "usage": {"query_tokens": 3, "document_tokens": 14, "computed_tokens": 17},
+        "usage": {"query_tokens": 3, "document_tokens": 14, "computed_tokens": 17, "cached_tokens": 0},
         "timing": {"queue_seconds": 0.001, "tokenize_seconds": 0.002, "compute_seconds": 1.5, "total_seconds": 1.504},
     });
     assert_eq!(found, expected);
@@ -124,6 +124,41 @@ fn every_flag_reaches_the_server() {
     run_with("a\n", &["rerank", "--server", &fake.url, "--query", "q", "-"]);
     let bare = &fake.seen()[1].request;
     assert_eq!((bare.method, bare.score_kind, bare.truncation, bare.min_score), (0, 0, None, None));
+}
+
+#[test]
+fn stages_and_what_may_be_spent_reach_the_server() {
+    let fake = Fake::start();
+    let mut arguments = vec!["rerank", "--server", &fake.url, "--query", "q", "--token", "s3cr3t"];
+    arguments.extend(["--stage", "late_interaction:40", "--stage", "cross_encoder:big"]);
+    arguments.extend(["--priority", "bulk", "--budget-ms", "1500", "--budget-pairs", "9"]);
+    arguments.extend(["--until-deadline", "--no-cache"]);
+    let ran = run_with(BEACHES, &arguments);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let seen = &fake.seen()[0];
+    let expected = Rerank::default()
+        .stages([Stage::new(Method::LateInteraction).top_k(40), Stage::new(Method::CrossEncoder).model("big")])
+        .priority(Priority::Bulk)
+        .budget(Budget::default().time(std::time::Duration::from_millis(1500)).pairs(9).until_deadline())
+        .cache(CachePolicy::Bypass);
+    let found = RerankRequest { query: None, documents: Vec::new(), ..seen.request.clone() };
+    assert_eq!(found, expected.into());
+    assert_eq!(seen.authorization.as_deref(), Some("Bearer s3cr3t"));
+
+    let bare = run_with("a\n", &["rerank", "--server", &fake.url, "--query", "q"]);
+    assert_eq!(bare.code, 0);
+    let seen = &fake.seen()[1];
+    let found = RerankRequest { query: None, documents: Vec::new(), ..seen.request.clone() };
+    assert_eq!((found, seen.authorization.as_deref()), (RerankRequest::default(), None));
+    let from_environment =
+        sluice(&["models", "--server", &fake.url]).env("SLUICE_TOKEN", "two words").output().unwrap();
+    assert_eq!(from_environment.status.code(), Some(2), "no header takes it");
+    for wrong in [["--stage", "bm25"], ["--budget-ms", "0"], ["--budget-pairs", "0"], ["--priority", "urgent"]] {
+        let ran = run_with("a\n", &[["rerank", "--server", &fake.url, "--query", "q"].as_slice(), &wrong].concat());
+        assert_eq!(ran.code, 2, "{wrong:?}: {}", ran.stderr);
+    }
+    let both = ["rerank", "--server", &fake.url, "--query", "q", "--method", "dense", "--stage", "dense"];
+    assert_eq!(run_with("a\n", &both).code, 2);
 }
 
 #[test]

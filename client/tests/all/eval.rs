@@ -211,6 +211,36 @@ fn a_run_that_cannot_be_written_does_not_hide_the_result() {
     );
 }
 
+#[test]
+fn quality_against_budgets() {
+    let fake = Fake::start();
+    let collection = Collection::new(CANDIDATES, QRELS);
+    let stages = ["--stage", "late_interaction:2", "--stage", "cross_encoder", "--server", &fake.url];
+    let with = |more: &[&str]| collection.eval(&[&stages, more].concat());
+    let ran = with(&["--budget-ms", "5,1500", "--json"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    let objects: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let budgets: Vec<_> = objects.iter().map(|object| object["budget_ms"].as_u64()).collect();
+    assert_eq!(budgets, [Some(5), Some(1500)]);
+    for object in &objects {
+        assert_eq!(object["method"].as_str(), Some("late_interaction:2,cross_encoder"));
+        assert_eq!((object["partial_queries"].as_u64(), object["scored_share"].as_f64()), (Some(0), Some(1.0)));
+        let latency = &object["latency_seconds"];
+        let [p50, p90, max] = ["p50", "p90", "max"].map(|name| latency[name].as_f64().unwrap());
+        assert!(0.0 < p50 && p50 <= p90 && p90 <= max, "{latency}");
+    }
+    let seen = fake.seen();
+    let budget = |call: &crate::fake::Seen| call.request.budget.and_then(|b| b.time).map(|t| (t.seconds, t.nanos));
+    assert!(seen[..4].iter().all(|call| budget(call) == Some((0, 5_000_000)) && call.request.stages.len() == 2));
+    assert!(seen[4..].iter().all(|call| budget(call) == Some((1, 500_000_000))));
+
+    let ran = with(&["--budget-ms", "5,1500"]);
+    assert_eq!((ran.code, ran.stdout.matches("ndcg@10").count(), ran.stdout.lines().count()), (0, 1, 6));
+    let ran = with(&["--budget-ms", "5,1500", "--run-out", "run.txt"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert_eq!(with(&["--method", "dense"]).code, 2, "stages have methods of their own");
+}
+
 /// BM25's order of TREC DL 2019 has a known value.
 #[test]
 fn a_known_collection_has_its_known_value() {

@@ -61,6 +61,7 @@ pub(crate) struct Seen {
     /// The deadline that was sent.
     pub timeout: Option<Duration>,
     pub user_agent: String,
+    pub authorization: Option<String>,
     /// Compression of the request.
     pub encoding: Option<String>,
     pub request: RerankRequest,
@@ -199,6 +200,7 @@ impl Service {
             at: Instant::now(),
             timeout: header("grpc-timeout").map(|value| grpc_timeout(&value)),
             user_agent: header("user-agent").unwrap_or_default(),
+            authorization: header("authorization"),
             encoding: header("grpc-encoding"),
             request,
         });
@@ -336,7 +338,7 @@ impl Service {
             results,
             partial,
             partial_reasons: partial.then_some(PartialReason::StoredDocumentUnavailable.into()).into_iter().collect(),
-            usage: Some(Usage { query_tokens: 3, document_tokens: 14, computed_tokens: 17 }),
+            usage: Some(Usage { query_tokens: 3, document_tokens: 14, computed_tokens: 17, cached_tokens: 0 }),
             timing: Some(Timing { queue: time(1), tokenize: time(2), compute: time(1500), total: time(1504) }),
             model: model_name(&request.model),
             model_digest: "c0ffee".into(),
@@ -378,5 +380,5 @@ fn words(text: &str) -> BTreeSet<String> {
 fn scores(answer: &RerankResponse) -> ScoreUpdate {
     let documents = answer.results.iter().map(|r| ScoredDocument { index: r.index, score: r.score }).collect();
     let total = answer.results.len() as u32;
-    ScoreUpdate { documents, scored: total, total }
+    ScoreUpdate { documents, scored: total, total, stage: 1 }
 }

@@ -25,6 +25,7 @@ async fn updates(client: &Client) -> Vec<String> {
     };
     let describe = |update: Result<Update, ClientError>| match update {
         Ok(Update::Scores(scores)) => format!("{} of {}", scores.scored, scores.total),
+        Ok(Update::Stage(order)) => format!("stage {}", order.stage),
         Ok(Update::Response(answer)) => answer.results.iter().map(|result| result.id.as_str()).collect(),
         Err(error) => error.to_string(),
     };

@@ -278,14 +278,14 @@ fn stored_documents_are_reranked_by_id() {
 └───┴──────────┴────┴────────────────┴───────┘
 3 of 3 documents, late_interaction, counting, 1504.0 ms, 1 unscored
 ";
-    let note = "sluice: the answer is partial; unscored documents: 1 not stored\n";
+    let note = "sluice: the answer is partial: stored_document_unavailable; unscored documents: 1 not stored\n";
     assert_eq!((ran.code, ran.stderr.as_str(), ran.stdout.as_str()), (0, note, expected));
 
     let ran = rerank("{\"id\":\"c\"}\n{\"id\":\"b\"}\n", &["--json", "--top-n", "1"]);
     assert_eq!((ran.code, ran.stderr.as_str()), (0, "sluice: the answer is partial: stored_document_unavailable\n"));
     let found: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(found["partial_reasons"], json!(["stored_document_unavailable"]));
-    let row = json!({"rank": 1, "index": 1, "id": "b", "score": 2.0, "unscored": false, "source": "stored", "tokens": 7,
+    let row = json!({"rank": 1, "index": 1, "id": "b", "score": 2.0, "stage": 0, "unscored": false, "source": "stored", "tokens": 7,
                      "truncated": false, "best_chunk": null, "text": null});
     assert_eq!((&found["partial"], &found["results"]), (&json!(true), &json!([row])));
     let ran = rerank("{\"id\":\"c\"}\n", &["--json"]);

@@ -1,16 +1,25 @@
 use super::*;
-use crate::{ModelIndex, Operation};
+use crate::{ModelIndex, Operation, cost::Coefficients};
 
-const CONFIG: SchedulerConfig = SchedulerConfig {
-    batch_tokens_max: 100,
-    batch_sequences_max: 4,
-    in_flight_batches_max: 1,
-    queued_units_max: 16,
-    look_ahead_requests_max: 2,
-};
+fn config() -> SchedulerConfig {
+    SchedulerConfig {
+        batch_tokens_max: 100,
+        batch_sequences_max: 4,
+        in_flight_batches_max: 1,
+        queued_units_max: 16,
+        look_ahead_requests_max: 2,
+        policy: Policy::Fair(FairPolicy { batch_duration_min: Duration::from_millis(100), ..FairPolicy::default() }),
+    }
+}
+
+/// Whose device takes next to no time: only bounds and order matter.
+fn scheduler(config: SchedulerConfig) -> Scheduler {
+    let prior = Coefficients { batch: 1e-9, token: 1e-12, ..Coefficients::default() };
+    Scheduler::with_cost(config, CostModel::new(prior))
+}
 
 fn at(ms: u64) -> Time {
-    Time::from_origin(Duration::from_millis(ms))
+    Time::from_origin(Duration::from_secs(1_000) + Duration::from_millis(ms))
 }
 
 fn lane(operation: Operation) -> Lane {
@@ -19,20 +28,28 @@ fn lane(operation: Operation) -> Lane {
 
 fn unit(request: u64, index: u32, tokens: u32, deadline_ms: u64) -> Unit {
     let id = UnitId { request: RequestId(request), index };
-    Unit { id, lane: lane(Operation::CrossEncode), tokens, deadline: at(deadline_ms) }
+    Unit {
+        id,
+        lane: lane(Operation::CrossEncode),
+        class: Priority::Standard,
+        tenant: TenantId(0),
+        worth: Worth::Whole,
+        tokens,
+        deadline: at(deadline_ms),
+    }
 }
 
 fn with(units: &[Unit]) -> Scheduler {
-    let mut scheduler = Scheduler::new(CONFIG);
+    let mut scheduler = scheduler(config());
     for unit in units {
-        scheduler.enqueue(*unit).expect("within bounds");
+        scheduler.enqueue(at(0), *unit).expect("within bounds");
     }
     scheduler
 }
 
 /// `(request, index)` of what is dispatched at time zero; empty if nothing is.
 fn dispatched(scheduler: &mut Scheduler) -> Vec<(u64, u32)> {
-    match scheduler.next(Time::ZERO) {
+    match scheduler.next(at(0)) {
         Decision::Dispatch(plan) => plan.units.iter().map(|id| (id.request.0, id.index)).collect(),
         Decision::WaitUntil(_) | Decision::Idle => Vec::new(),
     }
@@ -72,9 +89,9 @@ fn a_batch_has_one_lane() {
 
 #[test]
 fn the_largest_budget_does_not_overflow() {
-    let mut scheduler = Scheduler::new(SchedulerConfig { batch_tokens_max: u32::MAX, ..CONFIG });
+    let mut scheduler = scheduler(SchedulerConfig { batch_tokens_max: u32::MAX, ..config() });
     for index in 0..=1 {
-        scheduler.enqueue(unit(1, index, u32::MAX, 9)).expect("within bounds");
+        scheduler.enqueue(at(0), unit(1, index, u32::MAX, 9)).expect("within bounds");
     }
     assert_eq!(dispatched(&mut scheduler), [(1, 0)]);
     assert_eq!(scheduler.queued_tokens(), u64::from(u32::MAX));
@@ -93,10 +110,10 @@ fn look_ahead_is_bounded() {
 #[test]
 fn a_batch_is_chosen_when_a_slot_is_free() {
     let mut scheduler = with(&[unit(1, 0, 90, 9)]);
-    let Decision::Dispatch(first) = scheduler.next(Time::ZERO) else { unreachable!("a unit waits") };
-    scheduler.enqueue(unit(2, 0, 90, 9)).expect("room");
-    assert_eq!(scheduler.next(Time::ZERO), Decision::WaitUntil(at(9)), "the slot is taken");
-    scheduler.enqueue(unit(3, 0, 90, 5)).expect("room");
+    let Decision::Dispatch(first) = scheduler.next(at(0)) else { unreachable!("a unit waits") };
+    scheduler.enqueue(at(0), unit(2, 0, 90, 9)).expect("room");
+    assert_eq!(scheduler.next(at(0)), Decision::WaitUntil(at(9)), "the slot is taken");
+    scheduler.enqueue(at(0), unit(3, 0, 90, 5)).expect("room");
     assert!(scheduler.complete(at(1), first.batch, Duration::from_millis(1)));
     assert!(!scheduler.complete(at(1), first.batch, Duration::from_millis(1)), "a batch completes once");
     assert_eq!(dispatched(&mut scheduler), [(3, 0)], "the later arrival with the earlier deadline");
@@ -107,8 +124,7 @@ fn deadlines_expire_and_are_never_dispatched() {
     let mut scheduler = with(&[unit(1, 0, 10, 5), unit(1, 1, 10, 5), unit(2, 0, 10, 9)]);
     let Decision::Dispatch(plan) = scheduler.next(at(5)) else { unreachable!("request 2 is alive") };
     assert_eq!(plan.units, [UnitId { request: RequestId(2), index: 0 }]);
-    assert_eq!(scheduler.take_expired(at(4)), []);
-    assert_eq!(scheduler.take_expired(at(5)), [(RequestId(1), 2)]);
+    assert_eq!(scheduler.take_expired(at(5)), [Expired { request: RequestId(1), units: 2, unreachable: false }]);
     assert_eq!((scheduler.queued_units(), scheduler.queued_tokens()), (0, 0));
     assert_eq!(scheduler.next(at(5)), Decision::Idle);
 }
@@ -125,7 +141,120 @@ fn cancellation_removes_what_waits() {
 #[test]
 fn what_can_never_fit_is_refused() {
     let mut scheduler = with(&(0..16).map(|i| unit(i, 0, 1, 9)).collect::<Vec<_>>());
-    assert_eq!(scheduler.enqueue(unit(99, 0, 1, 9)), Err(EnqueueError::QueueFull { queued: 16 }));
-    assert_eq!(scheduler.enqueue(unit(99, 0, 101, 9)), Err(EnqueueError::ExceedsBudget { tokens: 101, budget: 100 }));
+    assert_eq!(scheduler.enqueue(at(0), unit(99, 0, 1, 9)), Err(EnqueueError::QueueFull { queued: 16 }));
+    assert_eq!(
+        scheduler.enqueue(at(0), unit(99, 0, 101, 9)),
+        Err(EnqueueError::ExceedsBudget { tokens: 101, budget: 100 })
+    );
     assert_eq!(scheduler.cancel(RequestId(99)), 0, "a refused unit leaves nothing behind");
+}
+
+/// Whose device takes a millisecond a token, and is known to.
+fn measured(config: SchedulerConfig) -> Scheduler {
+    let device = Coefficients { token: 1e-3, ..Coefficients::default() };
+    let mut cost = CostModel::new(device);
+    for length in [1, 2, 4, 8, 16, 32] {
+        let shape = BatchShape::of(length);
+        cost.observe(at(0), lane(Operation::CrossEncode), shape, duration(device.seconds(shape)));
+    }
+    Scheduler::with_cost(config, cost)
+}
+
+fn planned(scheduler: &mut Scheduler, now: Time) -> (Vec<(u64, u32)>, BatchId) {
+    let Decision::Dispatch(plan) = scheduler.next(now) else { unreachable!("something is dispatched") };
+    (plan.units.iter().map(|id| (id.request.0, id.index)).collect(), plan.batch)
+}
+
+#[test]
+fn a_batch_ends_before_the_nearest_deadline_in_it() {
+    let mut scheduler = measured(config());
+    for unit in [unit(1, 0, 20, 45), unit(2, 0, 20, 900), unit(2, 1, 20, 900), unit(2, 2, 20, 900)] {
+        scheduler.enqueue(at(0), unit).expect("room");
+    }
+    assert_eq!(planned(&mut scheduler, at(0)).0, [(1, 0), (2, 0)], "a third would make the first late");
+}
+
+#[test]
+fn what_cannot_be_in_time_is_not_begun() {
+    let mut scheduler = measured(config());
+    // Forty milliseconds of work in thirty, and ten in thirty.
+    for unit in [unit(1, 0, 20, 30), unit(1, 1, 20, 30), unit(2, 0, 10, 30)] {
+        scheduler.enqueue(at(0), unit).expect("room");
+    }
+    let (units, batch) = planned(&mut scheduler, at(0));
+    assert_eq!(units, [(2, 0)]);
+    assert_eq!(scheduler.take_expired(at(0)), [Expired { request: RequestId(1), units: 2, unreachable: true }]);
+    assert!(scheduler.complete(at(10), batch, Duration::from_millis(10)));
+    assert_eq!(scheduler.next(at(10)), Decision::Idle);
+}
+
+#[test]
+fn parts_are_computed_for_as_long_as_one_fits() {
+    let mut scheduler = measured(config());
+    for index in 0..8 {
+        let unit = Unit { worth: Worth::Parts, ..unit(1, index, 20, 70) };
+        scheduler.enqueue(at(0), unit).expect("room");
+    }
+    let (units, batch) = planned(&mut scheduler, at(0));
+    assert_eq!(units.len(), 3, "sixty milliseconds of seventy");
+    assert!(scheduler.complete(at(60), batch, Duration::from_millis(60)));
+    assert_eq!(scheduler.take_expired(at(60)), [Expired { request: RequestId(1), units: 5, unreachable: true }]);
+}
+
+#[test]
+fn a_lane_may_have_a_budget_of_its_own() {
+    let mut scheduler = scheduler(config());
+    let comparisons = lane(Operation::MaxSim);
+    scheduler.set_budget(comparisons, BatchBudget { tokens: 1_000, sequences: 6 });
+    for index in 0..8 {
+        let unit = Unit { lane: comparisons, ..unit(1, index, 150, 9_000) };
+        scheduler.enqueue(at(0), unit).expect("within the lane's budget");
+    }
+    assert_eq!(dispatched(&mut scheduler).len(), 6);
+    let over = Unit { lane: comparisons, ..unit(2, 0, 1_001, 9_000) };
+    let refused = EnqueueError::ExceedsBudget { tokens: 1_001, budget: 1_000 };
+    assert_eq!(scheduler.enqueue(at(0), over), Err(refused));
+}
+
+#[test]
+fn first_come_first_served_knows_neither_class_nor_size() {
+    let mut scheduler = measured(SchedulerConfig { policy: Policy::Fifo, ..config() });
+    let urgent = Unit { class: Priority::Interactive, tenant: TenantId(7), ..unit(2, 0, 10, 5) };
+    for unit in [unit(1, 0, 50, 900), unit(1, 1, 40, 900), urgent] {
+        scheduler.enqueue(at(0), unit).expect("room");
+    }
+    assert_eq!(planned(&mut scheduler, at(0)).0, [(1, 0), (1, 1), (2, 0)], "as large as the budget, late or not");
+}
+
+#[test]
+fn an_abandoned_batch_frees_its_slot_and_teaches_nothing() {
+    let mut scheduler = measured(config());
+    scheduler.enqueue(at(0), unit(1, 0, 20, 900)).expect("room");
+    let (_, batch) = planned(&mut scheduler, at(0));
+    let before = scheduler.cost().accuracy(lane(Operation::CrossEncode));
+    assert!(scheduler.abandon(batch));
+    assert!(!scheduler.abandon(batch), "once");
+    assert_eq!((scheduler.in_flight(), scheduler.cost().accuracy(lane(Operation::CrossEncode))), (0, before));
+}
+
+#[test]
+fn a_prediction_counts_what_runs_and_what_waits() {
+    let mut scheduler = measured(config());
+    let ask = Ask {
+        class: Priority::Standard,
+        tenant: TenantId(0),
+        work: vec![(lane(Operation::CrossEncode), BatchShape::of(10))],
+        service_max: None,
+    };
+    assert_eq!(scheduler.predict_completion(at(0), &ask), at(10), "idle");
+    for unit in [unit(1, 0, 50, 900), unit(2, 0, 8, 900)] {
+        scheduler.enqueue(at(0), unit).expect("room");
+    }
+    planned(&mut scheduler, at(0));
+    scheduler.enqueue(at(0), unit(3, 0, 8, 900)).expect("room");
+    let forecast = scheduler.forecast(at(0));
+    assert_eq!(forecast.backlog(), Duration::from_millis(66), "58 run and 8 wait");
+    assert_eq!(forecast.class_backlog(Priority::Standard), Duration::from_millis(8));
+    assert_eq!(scheduler.predict_completion(at(0), &ask), at(76));
+    assert_eq!(forecast.predict(at(20), &ask).completion, Duration::from_millis(56), "20 of it are over");
 }

@@ -2,12 +2,16 @@
 //!
 //! Every method asserts what the scheduler's module promises about the step it records.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    time::Duration,
+};
 
 use sluice_core::{
-    RequestId, Time, Unit, UnitId,
+    RequestId, Time, Unit, UnitId, Worth,
     admission::Work,
-    scheduler::{BatchId, EnqueueError, Plan, Scheduler, SchedulerConfig},
+    cost::{BatchShape, CostModel},
+    scheduler::{BatchId, EnqueueError, Expired, Plan, Policy, Scheduler, SchedulerConfig},
 };
 
 /// How a unit left the queue.
@@ -32,19 +36,44 @@ pub(crate) struct Open {
 }
 
 #[derive(Debug)]
+struct InFlight {
+    units: Vec<UnitId>,
+    dispatched: Time,
+    predicted: Duration,
+    confidence: f64,
+}
+
+/// How late a request is, by the part of the prediction that can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lateness {
+    InTime,
+    /// Within what two ways of adding up may differ.
+    Close,
+    Late,
+}
+
+#[derive(Debug)]
 pub(crate) struct Model {
     config: SchedulerConfig,
     open: BTreeMap<RequestId, Open>,
     places: u64,
     entered_units: usize,
     left: HashMap<UnitId, Fate>,
-    in_flight: BTreeMap<BatchId, Vec<UnitId>>,
+    /// Of every request that had units.
+    deadlines: HashMap<RequestId, Time>,
+    /// Of every unit.
+    tokens: HashMap<UnitId, u32>,
+    in_flight: BTreeMap<BatchId, InFlight>,
     batches: HashSet<BatchId>,
 }
 
 impl Open {
     fn deadline(&self) -> Option<Time> {
         self.waiting.front().map(|unit| unit.deadline)
+    }
+
+    fn worth(&self) -> Worth {
+        self.waiting.front().map(|unit| unit.worth).unwrap_or_default()
     }
 }
 
@@ -56,6 +85,8 @@ impl Model {
             places: 0,
             entered_units: 0,
             left: HashMap::new(),
+            deadlines: HashMap::new(),
+            tokens: HashMap::new(),
             in_flight: BTreeMap::new(),
             batches: HashSet::new(),
         }
@@ -101,6 +132,8 @@ impl Model {
             self.places += 1;
         }
         open.waiting.push_back(unit);
+        self.deadlines.insert(unit.id.request, unit.deadline);
+        self.tokens.insert(unit.id, unit.tokens);
         self.entered_units += 1;
         Ok(())
     }
@@ -116,20 +149,42 @@ impl Model {
         units.len()
     }
 
-    /// What [`Scheduler::take_expired`] should answer, in ascending order of ids.
-    pub(crate) fn expire(&mut self, now: Time) -> Vec<(RequestId, usize)> {
-        let expired = |open: &Open| open.deadline().is_some_and(|deadline| deadline <= now);
-        let requests: Vec<RequestId> = self.open.iter().filter(|(_, open)| expired(open)).map(|(id, _)| *id).collect();
-        requests.into_iter().map(|request| (request, self.take(request, Fate::Expired))).collect()
+    /// Takes what [`Scheduler::take_expired`] has found, in ascending order of ids, which must be what is late.
+    pub(crate) fn expire(&mut self, now: Time, expired: &[Expired], scheduler: &Scheduler) {
+        let waiting: Vec<RequestId> =
+            self.open.iter().filter(|(_, open)| !open.waiting.is_empty()).map(|(id, _)| *id).collect();
+        let mut found = expired.iter().peekable();
+        for request in waiting {
+            let lateness = self.lateness(now, &self.open[&request], scheduler);
+            if let Some(expired) = found.next_if(|expired| expired.request == request) {
+                assert_ne!(lateness, Lateness::InTime, "{request:?} expires at {now:?} though it may be in time");
+                let unreachable = self.open[&request].deadline().is_some_and(|deadline| deadline > now);
+                assert_eq!(expired.unreachable, unreachable, "{expired:?}");
+                assert_eq!(expired.units, self.take(request, Fate::Expired), "units of {request:?} that expired");
+            } else {
+                // One that has become late by another's dispatch is found then, or at its latest start.
+                let passed = self.open[&request].deadline().is_some_and(|deadline| deadline <= now);
+                assert!(!passed, "{request:?} waits on after its deadline");
+            }
+        }
+        assert_eq!(found.next(), None, "what expires waits, and once");
     }
 
-    pub(crate) fn dispatch(&mut self, now: Time, plan: &Plan) {
+    /// Returns whether a request in the batch is in time only if the batch is faster than predicted.
+    pub(crate) fn dispatch(&mut self, now: Time, plan: &Plan, scheduler: &Scheduler) -> bool {
         assert!(self.in_flight.len() < self.config.in_flight_batches_max as usize, "dispatched without a free slot");
         assert!(self.batches.insert(plan.batch), "{:?} is given twice", plan.batch);
+        assert!(!plan.units.is_empty(), "a batch has units");
+        let packed: HashSet<RequestId> = plan.units.iter().map(|id| id.request).collect();
+        for request in &packed {
+            let open = self.open.get(request).expect("only open requests have units that have not left");
+            let lateness = self.lateness(now, open, scheduler);
+            assert_ne!(lateness, Lateness::Late, "{request:?} is dispatched at {now:?} and cannot be in time");
+        }
         let order = self.live(now);
-        let mut tokens = 0;
-        let mut ranks = Vec::with_capacity(plan.units.len());
-        for (position, id) in plan.units.iter().enumerate() {
+        let (mut tokens, mut shape) = (0, BatchShape::default());
+        let mut places = Vec::with_capacity(plan.units.len());
+        for id in &plan.units {
             let fate = self.left.get(id);
             assert_eq!(fate, None, "{id:?} is dispatched after it left");
             let open = self.open.get_mut(&id.request).expect("only open requests have units that have not left");
@@ -137,25 +192,44 @@ impl Model {
             assert!(unit.deadline > now, "{unit:?} is dispatched at {now:?}, not before its deadline");
             assert_eq!(unit.id, *id, "units of a request leave in order of index");
             assert_eq!(unit.lane, plan.lane, "a batch has one lane");
-            assert!(position > 0 || id.request == order[0], "{:?} comes before {id:?}", order[0]);
             tokens += unit.tokens;
-            ranks.push((unit.deadline, open.place));
+            shape += BatchShape::of(unit.tokens);
+            places.push(open.place);
             open.in_flight_units += 1;
             self.leave(*id, Fate::Dispatched);
         }
-        assert!(!plan.units.is_empty(), "a batch has units");
-        assert!(ranks.is_sorted(), "requests are packed in their order");
-        assert_eq!(plan.tokens, tokens, "the plan's tokens are those of its units");
+        assert_eq!((plan.tokens, plan.shape), (tokens, shape), "the plan's sums are those of its units");
         assert!(tokens <= self.config.batch_tokens_max, "{tokens} tokens exceed the budget");
         assert!(plan.units.len() <= self.config.batch_sequences_max as usize, "{} sequences", plan.units.len());
-        self.assert_no_room(now, plan);
-        self.assert_look_ahead(&order, plan);
-        self.in_flight.insert(plan.batch, plan.units.clone());
+        let beyond = match &self.config.policy {
+            Policy::Fifo => {
+                assert_eq!(plan.units[0].request, order[0], "who came first is first");
+                assert!(places.is_sorted(), "requests are packed in order of arrival");
+                self.assert_no_room(now, plan);
+                self.assert_look_ahead(&order, plan);
+                false
+            }
+            Policy::Fair(fair) => {
+                let longest = fair.batch_duration_max.max(fair.batch_duration_min);
+                let within = plan.units.len() == 1 || plan.predicted <= longest + Duration::from_micros(1);
+                assert!(within, "{:?} is longer than {longest:?}", plan.predicted);
+                self.assert_deadlines_kept(now, plan, scheduler.cost())
+            }
+        };
+        let fair = self.config.policy != Policy::Fifo;
+        let in_flight = InFlight {
+            units: plan.units.clone(),
+            dispatched: now,
+            predicted: plan.predicted,
+            confidence: if fair { scheduler.cost().confidence(now, plan.lane) } else { 0.0 },
+        };
+        self.in_flight.insert(plan.batch, in_flight);
+        beyond
     }
 
     /// The requests whose units were in the batch, or `None` if it is not in flight.
     pub(crate) fn complete(&mut self, batch: BatchId) -> Option<Vec<RequestId>> {
-        let units = self.in_flight.remove(&batch)?;
+        let units = self.in_flight.remove(&batch)?.units;
         let mut requests: Vec<RequestId> = units.iter().map(|id| id.request).collect();
         for request in &requests {
             self.open.get_mut(request).expect("open while a unit is in flight").in_flight_units -= 1;
@@ -165,18 +239,21 @@ impl Model {
     }
 
     /// Nothing to dispatch, and `wake` is when the scheduler wants to be asked again.
-    pub(crate) fn wait(&self, now: Time, wake: Option<Time>) {
+    pub(crate) fn wait(&self, now: Time, wake: Option<Time>, scheduler: &Scheduler) {
         if self.in_flight.len() < self.config.in_flight_batches_max as usize {
-            assert_eq!(self.first_live(now), None, "a slot stays free while a live unit waits");
+            let mut waiting = self.open.iter().filter(|(_, open)| !open.waiting.is_empty());
+            let live = waiting.find(|(_, open)| self.lateness(now, open, scheduler) == Lateness::InTime);
+            assert_eq!(live.map(|(id, _)| id), None, "a slot stays free while a live unit waits");
         }
         let earliest = self.open.values().filter_map(Open::deadline).min();
         assert_eq!(wake.is_some(), earliest.is_some(), "idle exactly while nothing waits: {wake:?}, {earliest:?}");
         assert!(wake <= earliest, "{wake:?} is later than the earliest deadline {earliest:?}");
     }
 
-    /// Whether something waits whose deadline has passed.
-    pub(crate) fn holds_expired(&self, now: Time) -> bool {
-        self.open.values().filter_map(Open::deadline).any(|deadline| deadline <= now)
+    /// Whether something waits that cannot be in time.
+    pub(crate) fn holds_late(&self, now: Time, scheduler: &Scheduler) -> bool {
+        let mut waiting = self.open.values().filter(|open| !open.waiting.is_empty());
+        waiting.any(|open| self.lateness(now, open, scheduler) == Lateness::Late)
     }
 
     pub(crate) fn assert_counts(&self, scheduler: &Scheduler) {
@@ -211,16 +288,67 @@ impl Model {
         assert!(passed_over <= self.config.look_ahead_requests_max, "{passed_over} requests are passed over");
     }
 
+    /// What is in a batch is in time by its prediction, but for one request that would not be by itself either: that
+    /// one is tried because predictions err. Returns whether there is such a one.
+    fn assert_deadlines_kept(&self, now: Time, plan: &Plan, cost: &CostModel) -> bool {
+        let start = self.device_free(now, |_| 1.0);
+        let end = start + plan.predicted.saturating_sub(Duration::from_micros(1));
+        let requests: HashSet<RequestId> = plan.units.iter().map(|id| id.request).collect();
+        let late = requests.into_iter().filter(|id| end > self.deadlines[id]);
+        let late: Vec<RequestId> = late.collect();
+        assert!(late.len() <= 1, "{late:?} are late in a batch until {end:?}");
+        if let Some(id) = late.first() {
+            assert_eq!(plan.units[0].request, *id, "only the first of a batch is tried");
+            let unit = self.tokens[&plan.units[0]];
+            let alone = start + cost.predict(plan.lane, BatchShape::of(unit)) + Duration::from_micros(1);
+            assert!(alone > self.deadlines[id], "others have made {id:?} late");
+        }
+        !late.is_empty()
+    }
+
+    fn lateness(&self, now: Time, open: &Open, scheduler: &Scheduler) -> Lateness {
+        let Some(deadline) = open.deadline() else { return Lateness::InTime };
+        if deadline <= now {
+            return Lateness::Late;
+        }
+        if self.config.policy == Policy::Fifo || deadline == Time::MAX {
+            return Lateness::InTime;
+        }
+        let cost = scheduler.cost();
+        let units = if open.worth() == Worth::Whole { open.waiting.len() } else { 1 };
+        let mut lanes: BTreeMap<_, BatchShape> = BTreeMap::new();
+        for unit in open.waiting.iter().take(units) {
+            *lanes.entry(unit.lane).or_default() += BatchShape::of(unit.tokens);
+        }
+        let sure =
+            lanes.iter().map(|(lane, shape)| cost.confidence(now, *lane) * cost.coefficients(*lane).seconds(*shape));
+        let needed = Duration::from_secs_f64(sure.sum());
+        let start = self.device_free(now, |batch| batch.confidence);
+        let close = Duration::from_micros(1);
+        if start + needed + close < deadline {
+            Lateness::InTime
+        } else if start + needed > deadline + close {
+            Lateness::Late
+        } else {
+            Lateness::Close
+        }
+    }
+
+    fn device_free(&self, now: Time, part: impl Fn(&InFlight) -> f64) -> Time {
+        let after = |free: Time, batch: &InFlight| free.max(batch.dispatched) + batch.predicted.mul_f64(part(batch));
+        self.in_flight.values().fold(Time::ZERO, after).max(now)
+    }
+
     fn first_live(&self, now: Time) -> Option<RequestId> {
         self.live(now).first().copied()
     }
 
-    /// Requests that wait and can still be in time, in the order of the policy: deadline, then arrival.
+    /// Requests that wait before their deadline, in order of arrival.
     fn live(&self, now: Time) -> Vec<RequestId> {
-        let waiting = self.open.iter().filter_map(|(id, open)| Some((open.deadline()?, open.place, *id)));
-        let mut live: Vec<_> = waiting.filter(|(deadline, ..)| *deadline > now).collect();
+        let waiting = self.open.iter().filter(|(_, open)| open.deadline().is_some_and(|deadline| deadline > now));
+        let mut live: Vec<_> = waiting.map(|(id, open)| (open.place, *id)).collect();
         live.sort_unstable();
-        live.into_iter().map(|(.., id)| id).collect()
+        live.into_iter().map(|(_, id)| id).collect()
     }
 
     fn queued_units(&self) -> usize {

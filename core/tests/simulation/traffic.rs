@@ -1,6 +1,6 @@
 //! What a seed stands for: bounds, requests with their units, and how long batches take.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use rand::{
     Rng,
@@ -8,7 +8,9 @@ use rand::{
     seq::{IndexedMutRandom, IndexedRandom},
 };
 use sluice_core::{
-    Lane, ModelIndex, Operation, RequestId, Time, Unit, UnitId, admission::Work, scheduler::SchedulerConfig,
+    Lane, ModelIndex, Operation, Priority, RequestId, TenantId, Time, Unit, UnitId, Worth,
+    admission::Work,
+    scheduler::{FairPolicy, Policy, SchedulerConfig},
 };
 
 const LANES: [Lane; 4] = [
@@ -21,6 +23,37 @@ const LANES: [Lane; 4] = [
 /// A limit that the traffic of a scenario does not reach.
 const ROOMY: u64 = 1_000_000_000;
 
+/// A row of the workload table: what is out of the ordinary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing.
+    Ordinary,
+    /// Requests come many at once.
+    Bursts,
+    /// They are of all classes.
+    Classes,
+    /// One tenant sends large requests without pause.
+    HostileTenant,
+    /// Deadlines are about as long as the work takes.
+    TightDeadlines,
+    /// Most callers leave.
+    Cancellations,
+    /// Batches fail.
+    Faults,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Ordinary,
+        Self::Bursts,
+        Self::Classes,
+        Self::HostileTenant,
+        Self::TightDeadlines,
+        Self::Cancellations,
+        Self::Faults,
+    ];
+}
+
 #[derive(Debug)]
 pub(crate) struct Scenario {
     pub(crate) config: SchedulerConfig,
@@ -30,6 +63,8 @@ pub(crate) struct Scenario {
     /// Every point in time is a multiple of it. A coarse one lets things happen at the same instant:
     /// an arrival at a deadline, a cancellation at a completion.
     pub(crate) grid: Duration,
+    /// Part of the batches that fail.
+    pub(crate) faults: f64,
 }
 
 /// Time that a batch takes: `fixed` and `per_token` for each of its tokens.
@@ -60,6 +95,7 @@ pub(crate) struct Part {
 
 /// What the requests of one scenario have in common.
 struct Habits {
+    kind: Kind,
     lanes: usize,
     arrival_gap_max_us: u64,
     unit_tokens_max: u32,
@@ -69,13 +105,14 @@ struct Habits {
     deadline_grid: Duration,
 }
 
-pub(crate) fn scenario(rng: &mut StdRng) -> Scenario {
+pub(crate) fn scenario(kind: Kind, rng: &mut StdRng) -> Scenario {
     let config = SchedulerConfig {
         batch_tokens_max: pick(rng, &[64, 512, 4_096, 4_096, 16_384]),
         batch_sequences_max: pick(rng, &[1, 8, 64, 512, 512]),
         in_flight_batches_max: pick(rng, &[1, 2]),
         queued_units_max: pick(rng, &[150, 1_000, 100_000, 100_000]),
         look_ahead_requests_max: pick(rng, &[0, 2, 32]),
+        policy: policy(rng),
     };
     let limits = Work {
         documents: pick(rng, &[400, 2_000, ROOMY, ROOMY]),
@@ -84,6 +121,7 @@ pub(crate) fn scenario(rng: &mut StdRng) -> Scenario {
     };
     let grid = pick(rng, &[Duration::from_nanos(1), Duration::from_millis(1)]);
     let habits = Habits {
+        kind,
         lanes: rng.random_range(1..=LANES.len()),
         arrival_gap_max_us: pick(rng, &[0, 1_000, 10_000, 100_000]),
         unit_tokens_max: pick(rng, &[4, 16, 64, 512]).min(config.batch_tokens_max),
@@ -98,11 +136,32 @@ pub(crate) fn scenario(rng: &mut StdRng) -> Scenario {
     let mut arrival = Time::ZERO;
     let requests = (0..rng.random_range(10..120))
         .map(|id| {
-            arrival = arrival + Duration::from_micros(rng.random_range(0..=habits.arrival_gap_max_us));
+            // A burst is over before the next one begins.
+            let together = kind == Kind::Bursts && id % 30 != 0;
+            let gap = if together { 0 } else { rng.random_range(0..=habits.arrival_gap_max_us) };
+            let pause = if kind == Kind::Bursts && !together { 1_000_000 } else { 0 };
+            arrival = arrival + Duration::from_micros(gap + pause);
             request(rng, &habits, RequestId(id), on_grid(arrival, grid))
         })
         .collect();
-    Scenario { config, limits, requests, service, grid }
+    let faults = if kind == Kind::Faults { 0.3 } else { 0.02 };
+    Scenario { config, limits, requests, service, grid, faults }
+}
+
+fn policy(rng: &mut StdRng) -> Policy {
+    if rng.random_bool(0.2) {
+        return Policy::Fifo;
+    }
+    let tenant_weights = if rng.random_bool(0.5) { BTreeMap::from([(TenantId(1), 4)]) } else { BTreeMap::new() };
+    let ageing = Duration::from_millis(pick(rng, &[0, 50, 5_000]));
+    Policy::Fair(FairPolicy {
+        class_weights: pick(rng, &[[64, 16, 1], [1, 1, 1], [1_000_000, 1_000, 1]]),
+        tenant_weights,
+        ageing_max: [ageing, ageing * 2, ageing * 10],
+        batch_duration_max: Duration::from_millis(pick(rng, &[1, 20, 100, 10_000])),
+        batch_duration_min: Duration::from_millis(pick(rng, &[0, 5])),
+        batch_overhead_percent: pick(rng, &[1, 5, 100]),
+    })
 }
 
 /// The first point of the grid that is not before `time`.
@@ -115,10 +174,24 @@ pub(crate) fn on_grid(time: Time, grid: Duration) -> Time {
 }
 
 fn request(rng: &mut StdRng, habits: &Habits, id: RequestId, arrival: Time) -> Request {
-    let deadline = on_grid(deadline(rng, arrival), habits.deadline_grid);
+    let hostile = habits.kind == Kind::HostileTenant && id.0.is_multiple_of(2);
+    let tight = habits.kind == Kind::TightDeadlines;
+    let deadline = if tight {
+        arrival + Duration::from_micros(rng.random_range(100..200_000))
+    } else {
+        on_grid(deadline(rng, arrival), habits.deadline_grid)
+    };
+    let class = if habits.kind == Kind::Classes || rng.random_bool(0.2) {
+        pick(rng, &Priority::ALL)
+    } else {
+        Priority::Standard
+    };
+    let tenant = TenantId(if hostile { 9 } else { rng.random_range(0..3) });
+    let worth = pick(rng, &[Worth::Whole, Worth::Whole, Worth::Parts]);
     let lane = LANES[rng.random_range(0..habits.lanes)];
     let mixes_lanes = rng.random_bool(0.1);
     let size = match rng.random_range(0..100) {
+        _ if hostile => rng.random_range(300..=500),
         0..65 => rng.random_range(1..=10),
         65..90 => rng.random_range(11..=100),
         _ => rng.random_range(101..=500),
@@ -127,6 +200,9 @@ fn request(rng: &mut StdRng, habits: &Habits, id: RequestId, arrival: Time) -> R
         .map(|index| Unit {
             id: UnitId { request: id, index },
             lane: if mixes_lanes { LANES[rng.random_range(0..habits.lanes)] } else { lane },
+            class,
+            tenant,
+            worth,
             tokens: rng.random_range(1..=habits.unit_tokens_max),
             deadline,
         })
@@ -136,7 +212,8 @@ fn request(rng: &mut StdRng, habits: &Habits, id: RequestId, arrival: Time) -> R
         oversize.tokens = habits.batch_tokens_max + 1;
     }
     let bytes = u64::from(size) * rng.random_range(10..2_000);
-    let cancellation = rng.random_bool(0.25).then(|| arrival + Duration::from_micros(rng.random_range(0..300_000)));
+    let leaves = if habits.kind == Kind::Cancellations { 0.8 } else { 0.25 };
+    let cancellation = rng.random_bool(leaves).then(|| arrival + Duration::from_micros(rng.random_range(0..300_000)));
     Request {
         arrival,
         documents: u64::from(size),

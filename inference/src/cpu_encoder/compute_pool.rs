@@ -48,62 +48,109 @@ impl ComputePool {
     }
 }
 
-/// A slice, and the size of its parts.
-pub(super) type Parts<'a> = (&'a mut [f32], usize);
-
-/// Divides two slices into as many parts, each in its own size (the last may be shorter), and calls `each` with the
-/// index and the parts. Runs on the pool that it is called in, and allocates nothing.
-pub(super) fn for_each_part<E: Send>(
-    first: Parts<'_>,
-    second: Parts<'_>,
-    each: &(impl Fn(usize, &mut [f32], &mut [f32]) -> Result<(), E> + Sync),
-) -> Result<(), E> {
-    let parts = first.0.len().div_ceil(first.1);
-    divide(first, second, 0..parts, each)
+/// Rows in parts of about one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Division {
+    pub(super) rows: usize,
+    /// Parts begin at multiples of this.
+    pub(super) granule: usize,
+    /// At least 1, unless there are no rows.
+    pub(super) parts: usize,
 }
 
-fn divide<E: Send>(
-    first: Parts<'_>,
-    second: Parts<'_>,
-    parts: Range<usize>,
-    each: &(impl Fn(usize, &mut [f32], &mut [f32]) -> Result<(), E> + Sync),
-) -> Result<(), E> {
-    match parts.len() {
-        0 => Ok(()),
-        1 => each(parts.start, first.0, second.0),
-        count => {
-            let left = count / 2;
-            let (a, b) = first.0.split_at_mut(left * first.1);
-            let (c, d) = second.0.split_at_mut(left * second.1);
-            let middle = parts.start + left;
-            let (left, right) = rayon::join(
-                || divide((a, first.1), (c, second.1), parts.start..middle, each),
-                || divide((b, first.1), (d, second.1), middle..parts.end, each),
-            );
-            left.and(right)
+/// A slice of rows, and the elements of one.
+pub(super) type Rows<'a> = (&'a mut [f32], usize);
+
+impl Division {
+    /// The rows of a part.
+    pub(super) fn range(&self, part: usize) -> Range<usize> {
+        self.start(part)..self.start(part + 1)
+    }
+
+    fn start(&self, part: usize) -> usize {
+        let granules = self.rows.div_ceil(self.granule);
+        (part * granules / self.parts * self.granule).min(self.rows)
+    }
+
+    /// Divides two slices of as many rows, and calls `each` with every part's rows and its share of both slices. Runs on
+    /// the pool that it is called in, and allocates nothing.
+    pub(super) fn for_each<E: Send>(
+        self,
+        first: Rows<'_>,
+        second: Rows<'_>,
+        each: &(impl Fn(Range<usize>, &mut [f32], &mut [f32]) -> Result<(), E> + Sync),
+    ) -> Result<(), E> {
+        self.some(0..self.parts, first, second, each)
+    }
+
+    fn some<E: Send>(
+        self,
+        parts: Range<usize>,
+        first: Rows<'_>,
+        second: Rows<'_>,
+        each: &(impl Fn(Range<usize>, &mut [f32], &mut [f32]) -> Result<(), E> + Sync),
+    ) -> Result<(), E> {
+        match parts.len() {
+            0 => Ok(()),
+            1 => each(self.range(parts.start), first.0, second.0),
+            count => {
+                let middle = parts.start + count / 2;
+                let rows = self.start(middle) - self.start(parts.start);
+                let (a, b) = first.0.split_at_mut(rows * first.1);
+                let (c, d) = second.0.split_at_mut(rows * second.1);
+                let (left, right) = rayon::join(
+                    || self.some(parts.start..middle, (a, first.1), (c, second.1), each),
+                    || self.some(middle..parts.end, (b, first.1), (d, second.1), each),
+                );
+                left.and(right)
+            }
         }
     }
 }
 
-/// Calls `each` with every unit and its own `size` elements of `out`, in which the units' lie end to end. Runs on the
-/// pool that it is called in, and allocates nothing.
-pub(super) fn for_each_unit<U: Sync, E: Send>(
-    units: &[U],
-    size: &(impl Fn(&U) -> usize + Sync),
-    out: &mut [f32],
+/// Some of a batch's work, with a place for what it makes.
+pub(super) trait Share: Sync {
+    /// Rows of its output.
+    fn rows(&self) -> usize;
+    /// How long it takes, in any unit.
+    fn cost(&self) -> usize;
+}
+
+/// Calls `each` with every share and its own rows of `out`, in which the shares' lie end to end. Runs on the pool that it
+/// is called in, and allocates nothing.
+pub(super) fn for_each_share<U: Share, E: Send>(
+    shares: &[U],
+    (out, width): Rows<'_>,
     each: &(impl Fn(&U, &mut [f32]) -> Result<(), E> + Sync),
 ) -> Result<(), E> {
-    match units {
+    match shares {
         [] => Ok(()),
-        [unit] => each(unit, out),
+        [share] => each(share, out),
         _ => {
-            let (left, right) = units.split_at(units.len() / 2);
-            let (a, b) = out.split_at_mut(left.iter().map(size).sum());
+            let (left, right) = shares.split_at(half(shares));
+            let rows: usize = left.iter().map(Share::rows).sum();
+            let (a, b) = out.split_at_mut(rows * width);
             let (left, right) =
-                rayon::join(|| for_each_unit(left, size, a, each), || for_each_unit(right, size, b, each));
+                rayon::join(|| for_each_share(left, (a, width), each), || for_each_share(right, (b, width), each));
             left.and(right)
         }
     }
+}
+
+/// How many of at least two shares take as long as the others, about; neither none nor all.
+fn half<U: Share>(shares: &[U]) -> usize {
+    let total: usize = shares.iter().map(Share::cost).sum();
+    let mut before = 0;
+    let mut count = 0;
+    for share in shares {
+        // Whichever side it is on, that side becomes the longer by less.
+        if 2 * before + share.cost() > total {
+            break;
+        }
+        before += share.cost();
+        count += 1;
+    }
+    count.clamp(1, shares.len() - 1)
 }
 
 #[cfg(test)]
@@ -123,33 +170,80 @@ mod tests {
     #[test]
     fn every_part_is_written_once() {
         let pool = ComputePool::shared(3).unwrap();
-        for (length, size) in [(0, 4), (1, 4), (4, 4), (5, 4), (103, 4), (24, 1)] {
-            let (mut first, mut second) = (vec![0.0; length], vec![0.0; 2 * length]);
-            let each = |index: usize, a: &mut [f32], b: &mut [f32]| {
-                assert_eq!(b.len(), 2 * a.len());
-                for x in a.iter_mut().chain(b) {
-                    *x += 1.0 + index as f32;
+        for (rows, granule, parts) in
+            [(0, 4, 0), (1, 4, 1), (4, 4, 1), (5, 4, 2), (103, 4, 26), (103, 12, 4), (7, 1, 7)]
+        {
+            let (mut first, mut second) = (vec![0.0; rows], vec![0.0; 2 * rows]);
+            let each = |part: Range<usize>, a: &mut [f32], b: &mut [f32]| {
+                assert_eq!((a.len(), b.len()), (part.len(), 2 * part.len()));
+                assert!(part.start.is_multiple_of(granule) && !part.is_empty(), "{part:?} of {rows}");
+                for (row, x) in part.clone().zip(a) {
+                    *x += 1.0 + row as f32;
                 }
-                if index == 20 { Err("the twentieth") } else { Ok(()) }
+                b.fill(1.0 + part.start as f32);
+                if part.contains(&50) { Err("the fiftieth") } else { Ok(()) }
             };
-            let done = pool.install(|| for_each_part((&mut first, size), (&mut second, 2 * size), &each));
-            let expected = |scale: usize| (0..scale * length).map(move |i| 1.0 + (i / (scale * size)) as f32);
-            assert!(first.iter().copied().eq(expected(1)) && second.iter().copied().eq(expected(2)));
-            assert_eq!(done, if length.div_ceil(size) > 20 { Err("the twentieth") } else { Ok(()) });
+            let division = Division { rows, granule, parts };
+            let done = pool.install(|| division.for_each((&mut first, 1), (&mut second, 2), &each));
+            assert!(first.iter().copied().eq((0..rows).map(|row| 1.0 + row as f32)), "{division:?}: {first:?}");
+            assert!(second.iter().all(|&x| x >= 1.0), "{division:?}: {second:?}");
+            assert_eq!(done, if rows > 50 { Err("the fiftieth") } else { Ok(()) });
         }
     }
 
     #[test]
-    fn every_unit_has_its_own_place() {
+    fn parts_differ_by_a_granule() {
+        for rows in 1..400_usize {
+            let parts = rows.div_ceil(12).min(6);
+            let division = Division { rows, granule: 12, parts };
+            let sizes: Vec<usize> = (0..parts).map(|part| division.range(part).len()).collect();
+            assert_eq!(sizes.iter().sum::<usize>(), rows);
+            let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+            assert!(*most < least + 24, "{rows}: {sizes:?}");
+        }
+    }
+
+    /// As large as it is long.
+    struct Piece(usize);
+
+    impl Share for Piece {
+        fn rows(&self) -> usize {
+            self.0
+        }
+
+        fn cost(&self) -> usize {
+            self.0
+        }
+    }
+
+    #[test]
+    fn every_share_has_its_own_place() {
         let pool = ComputePool::shared(2).unwrap();
-        let units: Vec<usize> = (0..40).map(|i| i % 5).collect();
-        let mut out = vec![-1.0; units.iter().sum()];
-        let each = |unit: &usize, out: &mut [f32]| {
-            out.fill(*unit as f32);
+        let shares: Vec<Piece> = (0..40).map(|i| Piece(i % 5)).collect();
+        let mut out = vec![-1.0; 3 * shares.iter().map(Share::rows).sum::<usize>()];
+        let each = |share: &Piece, out: &mut [f32]| {
+            out.fill(share.0 as f32);
             Ok::<(), ()>(())
         };
-        pool.install(|| for_each_unit(&units, &|unit| *unit, &mut out, &each)).unwrap();
-        let expected: Vec<f32> = units.iter().flat_map(|&unit| vec![unit as f32; unit]).collect();
+        pool.install(|| for_each_share(&shares, (&mut out, 3), &each)).unwrap();
+        let expected: Vec<f32> = shares.iter().flat_map(|share| vec![share.0 as f32; 3 * share.0]).collect();
         assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn halves_take_as_long() {
+        for (costs, expected) in [
+            (&[1, 1][..], 1),
+            (&[0, 0], 1),
+            (&[9, 1], 1),
+            (&[1, 9], 1),
+            (&[1, 1, 1, 9], 3),
+            (&[9, 1, 1, 1], 1),
+            (&[3, 3, 3, 3, 3], 3),
+            (&[1, 2, 3, 4], 3),
+        ] {
+            let shares: Vec<Piece> = costs.iter().map(|&cost| Piece(cost)).collect();
+            assert_eq!(half(&shares), expected, "{costs:?}");
+        }
     }
 }

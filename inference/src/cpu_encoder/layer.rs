@@ -1,11 +1,8 @@
 //! One layer behind its attention.
 
-use sluice_kernels::{Isa, ShapeError, activation::Activation, layer_norm::layer_norm};
+use sluice_kernels::{Aligned, Isa, ShapeError, activation::Activation, layer_norm::layer_norm};
 
-use super::{
-    product::{Product, even_factors},
-    scratch::Worker,
-};
+use super::product::{Multiply, Product, even_factors};
 use crate::{
     bert_weights::{LayerWeights, Norm},
     model::Precision,
@@ -46,9 +43,15 @@ impl Layer {
         })
     }
 
-    /// Replaces rows of the layer's input by its output: `attended` is what attention made of them.
-    pub(super) fn forward(&self, attended: &[f32], hidden: &mut [f32], worker: &mut Worker) -> Result<(), ShapeError> {
-        let Worker { projected, intermediate, codes, .. } = worker;
+    /// Replaces rows of the layer's input by its output: `attended` is what attention made of them. `multiply` computes
+    /// a product.
+    pub(super) fn forward(
+        &self,
+        attended: &[f32],
+        hidden: &mut [f32],
+        (projected, intermediate): (&mut Aligned<f32>, &mut Aligned<f32>),
+        mut multiply: impl FnMut(Multiply<'_>, &mut [f32]) -> Result<(), ShapeError>,
+    ) -> Result<(), ShapeError> {
         let (outputs, inner) = (self.attention_output.outputs(), self.intermediate.outputs());
         let rows = hidden.len() / outputs;
         projected.grow(rows * outputs);
@@ -56,10 +59,12 @@ impl Layer {
         let projected = &mut projected.as_mut_slice()[..rows * outputs];
         let intermediate = &mut intermediate.as_mut_slice()[..rows * inner];
 
-        self.attention_output.forward(attended, 0..outputs, None, codes, projected)?;
+        let plain = |product, x| Multiply { product, x, activation: None };
+        multiply(plain(&self.attention_output, attended), projected)?;
         layer_norm(self.isa, self.attention_norm.args(&[], hidden), projected)?;
-        self.intermediate.forward(projected, 0..inner, Some(self.activation), codes, intermediate)?;
-        self.output.forward(intermediate, 0..outputs, None, codes, hidden)?;
+        let activation = Some(self.activation);
+        multiply(Multiply { product: &self.intermediate, x: projected, activation }, intermediate)?;
+        multiply(plain(&self.output, intermediate), hidden)?;
         layer_norm(self.isa, self.output_norm.args(&[], projected), hidden)
     }
 }

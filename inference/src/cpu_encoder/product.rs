@@ -20,6 +20,23 @@ pub(super) enum Product {
     Int8(QuantizedLayer),
 }
 
+/// A product of a layer that is to be computed.
+#[derive(Clone, Copy)]
+pub(super) struct Multiply<'a> {
+    pub(super) product: &'a Product,
+    /// Its rows.
+    pub(super) x: &'a [f32],
+    /// What is applied to the sums.
+    pub(super) activation: Option<Activation>,
+}
+
+impl Multiply<'_> {
+    /// All of it, on this thread; `codes` is memory to work in.
+    pub(super) fn run(self, codes: &mut Codes, out: &mut [f32]) -> Result<(), ShapeError> {
+        self.product.forward(self.x, 0..self.product.outputs(), self.activation, codes, out)
+    }
+}
+
 impl Product {
     /// In int8, inputs are divided by their factors first; empty for none.
     pub(super) fn pack(

@@ -6,9 +6,9 @@ use std::{
 };
 
 use sluice_core::batch::PackedBatch;
-use sluice_kernels::{Aligned, attention::AttentionScratch, quantized::Codes};
+use sluice_kernels::{Aligned, ShapeError, attention::AttentionScratch, quantized::Codes};
 
-use super::Wanted;
+use super::{Wanted, compute_pool::Share, layer::Layer};
 use crate::folder::BertConfig;
 
 /// Queries of a unit of attention: enough that packing the sequence's keys once more costs little beside them.
@@ -26,9 +26,19 @@ pub(super) struct Scratch {
     /// `[sequences, hidden]`, where first tokens alone are wanted.
     pub(super) first_hidden: Aligned<f32>,
     pub(super) first_attended: Aligned<f32>,
+    pub(super) narrow: Narrow,
     /// The batch's attention, divided.
     pub(super) units: Vec<Unit>,
     pub(super) workers: Workers,
+}
+
+/// What a batch of a few rows needs, whose products are divided by columns.
+#[derive(Default)]
+pub(super) struct Narrow {
+    /// Each thread's columns of a product, `[threads][rows, outputs]`.
+    pub(super) columns: Aligned<f32>,
+    pub(super) projected: Aligned<f32>,
+    pub(super) intermediate: Aligned<f32>,
 }
 
 /// Some queries of one sequence.
@@ -74,12 +84,32 @@ impl Scratch {
     }
 }
 
+impl Share for Unit {
+    fn rows(&self) -> usize {
+        self.queries.len()
+    }
+
+    /// A query costs as much as 16 keys besides its keys, and packing a key as much as 4 queries' meeting it (measured
+    /// with heads of 32, AVX-512).
+    fn cost(&self) -> usize {
+        (self.queries.len() + 4) * (self.rows.len() + 16)
+    }
+}
+
 /// One sequence's attention in units of about one size.
 fn units(rows: Range<usize>) -> impl Iterator<Item = Unit> {
     let parts = rows.len().div_ceil(UNIT_QUERIES_MAX).max(1);
     let size = rows.len().div_ceil(parts).max(1);
     let length = rows.len();
     (0..length).step_by(size).map(move |start| Unit { rows: rows.clone(), queries: start..(start + size).min(length) })
+}
+
+impl Worker {
+    /// A layer behind its attention, for some rows, on this thread.
+    pub(super) fn forward(&mut self, layer: &Layer, attended: &[f32], hidden: &mut [f32]) -> Result<(), ShapeError> {
+        let Self { projected, intermediate, codes, .. } = self;
+        layer.forward(attended, hidden, (projected, intermediate), |multiply, out| multiply.run(codes, out))
+    }
 }
 
 impl Workers {

@@ -4,13 +4,14 @@
 
 #![allow(unsafe_code, reason = "tiles are read and written through pointers")]
 
+use std::ptr;
+
 use super::{
     Attend,
     packed::{AttentionScratch, Head},
 };
-use crate::simd::{
-    Kernel, Micro, Out, Rows, Simd, Steps, TILE_MAX, TileRows, exp2, load, multiply, registers, store, tiles,
-};
+use crate::linear::PanelOut;
+use crate::simd::{Kernel, Micro, Out, Rows, Simd, Sink, Steps, TileRows, load, multiply, tiles};
 
 /// Keeps rows of weights out of each other's way: distances of whole pages would share cache sets.
 const STRIDE_PADDING: usize = 16;
@@ -35,20 +36,13 @@ impl Kernel for Sequence<'_> {
         }
         let columns = S::Full::VECTORS * S::LANES;
         let stride = length.next_multiple_of(columns) + STRIDE_PADDING;
-        let whole_panels = args.head_dim.is_multiple_of(columns);
         for head in 0..args.num_heads {
-            scratch.pack_keys(&args, head, length, columns);
-            if !whole_panels {
-                scratch.pack_values(&args, head, length, columns);
-            }
-            let packed = scratch.head(stride * ROWS_MAX);
-            let values = if whole_panels {
-                Values { first: args.from(0, 2, head), step: 3 * args.dim(), panel: columns }
-            } else {
-                Values { first: packed.values, step: columns, panel: columns * length }
-            };
-            let mut block = Block { args: &args, head, length, stride, packed, values };
+            scratch.pack_keys(simd, &args, head, length, columns);
+            scratch.pack_values(simd, &args, head, length, columns);
+            let mut block = Block { args: &args, head, length, stride, packed: scratch.head(stride * ROWS_MAX) };
+            let mut ahead = Ahead::new(&args, head, length);
             for tile in tiles::<S>(args.queries.len()) {
+                ahead.fetch(simd, tile.count);
                 let inverses = block.weights(simd, tile);
                 block.attended(simd, tile, &inverses, out);
             }
@@ -56,14 +50,37 @@ impl Kernel for Sequence<'_> {
     }
 }
 
-/// Values of a head, panel by panel.
-#[derive(Clone, Copy)]
-struct Values<'a> {
-    first: &'a [f32],
-    /// From one value to the next.
-    step: usize,
-    /// From one panel to the next.
-    panel: usize,
+/// The next head's queries, keys and values, which lie apart and far away: fetched a few at a time, from tile to tile.
+struct Ahead<'a> {
+    args: &'a Attend<'a>,
+    head: usize,
+    next: usize,
+    length: usize,
+    queries: usize,
+}
+
+impl<'a> Ahead<'a> {
+    #[inline(always)]
+    fn new(args: &'a Attend<'a>, head: usize, length: usize) -> Self {
+        let head = head + 1;
+        Self {
+            args,
+            head,
+            next: 0,
+            length: if head < args.num_heads { length } else { 0 },
+            queries: args.queries.len(),
+        }
+    }
+
+    /// As large a part of them as `queries` are of all.
+    #[inline(always)]
+    fn fetch<S: Simd>(&mut self, simd: S, queries: usize) {
+        let end = (self.next + (self.length * queries).div_ceil(self.queries)).min(self.length);
+        for row in self.next..end {
+            self.args.fetch(simd, row, self.head);
+        }
+        self.next = end;
+    }
 }
 
 /// One head.
@@ -74,7 +91,6 @@ struct Block<'a> {
     /// From one row of weights to the next.
     stride: usize,
     packed: Head<'a>,
-    values: Values<'a>,
 }
 
 impl Block<'_> {
@@ -88,17 +104,18 @@ impl Block<'_> {
         let left = Rows { first: query.as_ptr(), stride: 3 * args.dim(), count };
         let weights = &mut *self.packed.weights;
         for (panel, first) in self.packed.keys.chunks_exact(columns * head_dim).zip((0..length).step_by(columns)) {
-            let right = Steps { first: panel.as_ptr(), stride: columns };
+            let right = Steps { first: panel.as_ptr(), stride: columns, ahead: ptr::null() };
             let to = Out { first: weights[first..].as_mut_ptr(), stride };
             // SAFETY: the queries are `count` rows of `qkv`; a panel of keys has `head_dim` steps of the tile's
             // columns; there are as many rows of weights as any tile has, each with room for whole panels.
-            unsafe { multiply(simd, shape, left, right, head_dim, to) };
+            unsafe { multiply(simd, shape, left, right, head_dim, &to) };
         }
         let mut inverses = [0.0; ROWS_MAX];
+        let last = length.next_multiple_of(S::LANES) - S::LANES;
         for (row, inverse) in weights.chunks_exact_mut(stride).zip(&mut inverses).take(count) {
-            let row = &mut row[..length.next_multiple_of(S::LANES)];
-            row[length..].fill(f32::NEG_INFINITY);
-            *inverse = 1.0 / powers(simd, row);
+            // Not by writing it behind the scores: reading a register from several writes waits for all of them.
+            let beyond = load(simd, &BEYOND, LANES_MAX - (length - last), S::LANES);
+            *inverse = 1.0 / powers(simd, &mut row[..last + S::LANES], beyond);
         }
         inverses
     }
@@ -114,45 +131,78 @@ impl Block<'_> {
     ) {
         let Self { args, head, length, stride, .. } = *self;
         let columns = S::Full::VECTORS * S::LANES;
-        let mut tile = [0.0; TILE_MAX];
         let left = Rows { first: self.packed.weights.as_ptr(), stride, count };
         for (panel, first) in (0..args.head_dim).step_by(columns).enumerate() {
-            let right = Steps {
-                first: self.values.first.as_ptr().wrapping_add(panel * self.values.panel),
-                stride: self.values.step,
-            };
-            // SAFETY: `count` rows of `length` weights were just filled; each of the `length` values has a panel's
-            // columns at that distance, in `qkv` or packed; the buffer holds any tile.
-            unsafe { multiply(simd, shape, left, right, length, Out { first: tile.as_mut_ptr(), stride: columns }) };
-            let width = columns.min(args.head_dim - first);
-            for (r, (sums, &inverse)) in tile.chunks_exact(columns).zip(inverses).take(count).enumerate() {
-                let to = &mut out[(start + r) * args.dim() + head * args.head_dim + first..][..width];
-                for (column, lanes) in registers::<S>(width) {
-                    let sum = load(simd, sums, column, lanes);
-                    store(simd, to, column, lanes, simd.mul(sum, simd.splat(inverse)));
-                }
-            }
+            let values = self.packed.values[panel * columns * length..].as_ptr();
+            let right = Steps { first: values, stride: columns, ahead: ptr::null() };
+            let end = (head + 1) * args.head_dim;
+            let mut place = PanelOut::new(out, args.dim(), head * args.head_dim + first..end, columns);
+            let sink = Divided { out: place.tile(simd, start, count), inverses };
+            // SAFETY: `count` rows of `length` weights were just filled; a panel of values has `length` steps of the
+            // tile's columns; the place has as many rows of whole panels.
+            unsafe { multiply(simd, shape, left, right, length, &sink) };
+            place.done(start, count);
         }
     }
 }
 
-/// Replaces whole registers of scores by 2^(score − largest), and returns their sum.
+/// Rows over the sums of their weights.
+struct Divided<'a> {
+    out: Out,
+    inverses: &'a [f32; ROWS_MAX],
+}
+
+impl<S: Simd> Sink<S, S::F32> for Divided<'_> {
+    #[inline(always)]
+    unsafe fn row<const V: usize>(&self, simd: S, r: usize, sums: [S::F32; V]) {
+        let mut out = sums;
+        for sum in &mut out {
+            *sum = simd.mul(*sum, simd.splat(self.inverses[r]));
+        }
+        // SAFETY: as the caller vouches.
+        unsafe { self.out.row(simd, r, out) };
+    }
+}
+
+/// Lanes of the widest register.
+const LANES_MAX: usize = 16;
+/// As many 0 as lanes, and as many −∞: a register from here, added to the last register of scores, leaves what is a score.
+static BEYOND: [f32; 2 * LANES_MAX] = beyond();
+
+const fn beyond() -> [f32; 2 * LANES_MAX] {
+    let mut lanes = [0.0; 2 * LANES_MAX];
+    let mut i = LANES_MAX;
+    while i < lanes.len() {
+        lanes[i] = f32::NEG_INFINITY;
+        i += 1;
+    }
+    lanes
+}
+
+/// Replaces whole registers of scores by 2^(score − largest), and returns their sum. `beyond` is −∞ in the lanes of the
+/// last register that are no scores, 0 in the others.
 #[inline(always)]
-fn powers<S: Simd>(simd: S, row: &mut [f32]) -> f32 {
-    let mut largest = simd.splat(f32::NEG_INFINITY);
-    for lanes in row.chunks_exact(S::LANES) {
+fn powers<S: Simd>(simd: S, row: &mut [f32], beyond: S::F32) -> f32 {
+    let (whole, last) = row.split_at_mut(row.len() - S::LANES);
+    // SAFETY: one register is left.
+    let end = simd.add(unsafe { simd.load(last.as_ptr()) }, beyond);
+    let mut largest = end;
+    for lanes in whole.chunks_exact(S::LANES) {
         // SAFETY: a chunk has all lanes.
         largest = unsafe { simd.max(simd.load(lanes.as_ptr()), largest) };
     }
     let largest = simd.splat(simd.largest(largest));
     let mut sum = simd.splat(0.0);
-    for lanes in row.chunks_exact_mut(S::LANES) {
+    for lanes in whole.chunks_exact_mut(S::LANES) {
         // SAFETY: a chunk has all lanes.
         unsafe {
-            let power = exp2(simd, simd.sub(simd.load(lanes.as_ptr()), largest));
+            let power = simd.exp2(simd.sub(simd.load(lanes.as_ptr()), largest));
             simd.store(lanes.as_mut_ptr(), power);
             sum = simd.add(sum, power);
         }
     }
-    simd.sum(sum)
+    let power = simd.exp2(simd.sub(end, largest));
+    // SAFETY: one register is left.
+    unsafe { simd.store(last.as_mut_ptr(), power) };
+    simd.sum(simd.add(sum, power))
 }

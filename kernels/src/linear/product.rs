@@ -1,17 +1,19 @@
 //! The product, once for every instruction set.
 //!
 //! Panel after panel, and for each the tiles of rows one below the other. A panel of 384 × 32 weights (48 KiB) comes
-//! from memory, or the cache that all cores share, for the first tile and from the core's own cache for the others; 12
-//! rows of 384 (18 KiB) stay in the first level meanwhile.
+//! from memory, or the cache that all cores share, while the first tile of the panel before it is computed; it is in the
+//! core's own cache for all of its tiles. 12 rows of 384 (18 KiB) stay in the first level meanwhile.
 
 #![allow(unsafe_code, reason = "tiles are read and written through pointers")]
+
+use std::{marker::PhantomData, ops::Range, ptr};
 
 use super::Linear;
 use crate::{
     activation::Activation,
     simd::{
-        Function, GeluErf, GeluTanh, Identity, Kernel, Micro, Out, Relu, Rows, Simd, Steps, TILE_MAX, TileRows, load,
-        multiply, registers, store, tiles,
+        Function, GeluErf, GeluTanh, Identity, Kernel, Micro, Out, Relu, Rows, Simd, Sink, Steps, TILE_MAX, TileRows,
+        multiply, tiles,
     },
 };
 
@@ -26,79 +28,112 @@ impl Kernel for Product<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { args: Linear { layer, x, outputs, activation }, rows, out } = self;
+        match self.args.activation {
+            None => self.activated::<S, Identity>(simd),
+            Some(Activation::GeluErf) => self.activated::<S, GeluErf>(simd),
+            Some(Activation::GeluTanh) => self.activated::<S, GeluTanh>(simd),
+            Some(Activation::Relu) => self.activated::<S, Relu>(simd),
+        }
+    }
+}
+
+impl Product<'_> {
+    #[inline(always)]
+    fn activated<S: Simd, F: Function>(self, simd: S) {
+        let Self { args: Linear { layer, x, outputs, .. }, rows, out } = self;
         let (inputs, columns) = (layer.inputs(), layer.columns());
-        debug_assert_eq!(columns, S::Full::VECTORS * S::LANES, "packed for other tiles");
-        let mut tile = TileBuffer([0.0; TILE_MAX]);
-        for panel in outputs.start / columns..outputs.end.div_ceil(columns) {
+        assert_eq!(columns, S::Full::VECTORS * S::LANES, "a layer is run with the set that it was packed for");
+        let panels = outputs.start / columns..outputs.end.div_ceil(columns);
+        for panel in panels.clone() {
             let weights = layer.panel(panel).as_ptr();
-            let finish = Finish { activation, first: panel * columns };
-            let bias = layer.panel_bias(panel);
+            let next = if panel + 1 < panels.end { layer.panel(panel + 1).as_ptr() } else { ptr::null() };
+            let mut place = PanelOut::new(out, layer.outputs(), panel * columns..layer.outputs(), columns);
             for TileRows { start, count, shape } in tiles::<S>(rows) {
                 let left = Rows { first: x[start * inputs..].as_ptr(), stride: inputs, count };
-                let right = Steps { first: weights, stride: columns };
-                let to = Out { first: tile.0.as_mut_ptr(), stride: columns };
+                let ahead = if start == 0 { next } else { ptr::null() };
+                let right = Steps { first: weights, stride: columns, ahead };
+                let sink = Biased::<F> {
+                    out: place.tile(simd, start, count),
+                    bias: layer.panel_bias(panel),
+                    function: PhantomData,
+                };
                 // SAFETY: `x` has `rows` rows of `inputs`, of which these are some; the panel has `inputs` steps of
-                // `columns`, which are those of the tiles; the buffer holds any tile.
-                unsafe { multiply(simd, shape, left, right, inputs, to) };
-                for (r, sums) in tile.0.chunks_exact(columns).take(count).enumerate() {
-                    let row = &mut out[(start + r) * layer.outputs()..][..layer.outputs()];
-                    finish.row(simd, row, &Biased { sums, bias });
-                }
+                // `columns`, which are those of the tiles; the place has as many rows of whole panels, and there is a
+                // bias for each column.
+                unsafe { multiply(simd, shape, left, right, inputs, &sink) };
+                place.done(start, count);
             }
         }
     }
 }
 
-/// Sums of one tile.
+/// A panel's part of the rows of an output.
+pub(crate) struct PanelOut<'a> {
+    out: &'a mut [f32],
+    /// Elements of a row.
+    stride: usize,
+    /// The panel's first.
+    first: usize,
+    /// How many there are, and how many a panel has.
+    width: usize,
+    columns: usize,
+    /// Takes the sums of a tile if the panel is wider than what is left of a row.
+    edge: Edge,
+}
+
+/// A tile.
 #[repr(align(64))]
-struct TileBuffer([f32; TILE_MAX]);
+struct Edge([f32; TILE_MAX]);
 
-/// What happens to a row of sums of a panel on its way out.
-#[derive(Clone, Copy)]
-pub(crate) struct Finish {
-    pub(crate) activation: Option<Activation>,
-    /// The panel's first output.
-    pub(crate) first: usize,
-}
-
-/// A panel's part of a row of outputs, before the activation.
-pub(crate) trait Sums<S: Simd> {
-    /// The register that begins at that column of the panel.
-    fn register(&self, simd: S, column: usize) -> S::F32;
-}
-
-/// Sums of a tile's row, and the bias of its columns.
-struct Biased<'a> {
-    sums: &'a [f32],
-    bias: &'a [f32],
-}
-
-impl<S: Simd> Sums<S> for Biased<'_> {
+impl<'a> PanelOut<'a> {
+    /// The first `columns` of `range`, or as many as there are, of each row of `stride` elements of `out`.
     #[inline(always)]
-    fn register(&self, simd: S, column: usize) -> S::F32 {
-        simd.add(load(simd, self.sums, column, S::LANES), load(simd, self.bias, column, S::LANES))
+    pub(crate) fn new(out: &'a mut [f32], stride: usize, range: Range<usize>, columns: usize) -> Self {
+        let (first, width) = (range.start, columns.min(range.len()));
+        Self { out, stride, first, width, columns, edge: Edge([0.0; TILE_MAX]) }
     }
-}
 
-impl Finish {
-    /// Writes the panel's part of `row`.
+    /// Where a tile of `count` rows from `start` on may write whole registers.
     #[inline(always)]
-    pub(crate) fn row<S: Simd>(self, simd: S, row: &mut [f32], sums: &impl Sums<S>) {
-        let out = &mut row[self.first..];
-        match self.activation {
-            None => write::<S, Identity>(simd, out, sums),
-            Some(Activation::GeluErf) => write::<S, GeluErf>(simd, out, sums),
-            Some(Activation::GeluTanh) => write::<S, GeluTanh>(simd, out, sums),
-            Some(Activation::Relu) => write::<S, Relu>(simd, out, sums),
+    pub(crate) fn tile<S: Simd>(&mut self, simd: S, start: usize, count: usize) -> Out {
+        if self.width < self.columns {
+            return Out { first: self.edge.0.as_mut_ptr(), stride: self.columns };
+        }
+        let rows = &mut self.out[start * self.stride..(start + count) * self.stride][self.first..];
+        let out = Out { first: rows.as_mut_ptr(), stride: self.stride };
+        out.fetch(simd, count, self.columns);
+        out
+    }
+
+    /// Those rows are written.
+    #[inline(always)]
+    pub(crate) fn done(&mut self, start: usize, count: usize) {
+        if self.width < self.columns {
+            let rows = self.out[start * self.stride..].chunks_exact_mut(self.stride);
+            for (row, sums) in rows.zip(self.edge.0.chunks_exact(self.columns)).take(count) {
+                row[self.first..][..self.width].copy_from_slice(&sums[..self.width]);
+            }
         }
     }
 }
 
-/// Writes a panel's columns, as far as `out` goes.
-#[inline(always)]
-fn write<S: Simd, F: Function>(simd: S, out: &mut [f32], sums: &impl Sums<S>) {
-    for (column, lanes) in registers::<S>(out.len().min(S::Full::VECTORS * S::LANES)) {
-        store(simd, out, column, lanes, F::apply(simd, sums.register(simd, column)));
+/// f(sum + bias).
+struct Biased<'a, F> {
+    out: Out,
+    bias: &'a [f32],
+    function: PhantomData<F>,
+}
+
+impl<S: Simd, F: Function> Sink<S, S::F32> for Biased<'_, F> {
+    #[inline(always)]
+    unsafe fn row<const V: usize>(&self, simd: S, r: usize, sums: [S::F32; V]) {
+        let mut out = sums;
+        for (v, sum) in sums.into_iter().enumerate() {
+            // SAFETY: there is a bias for each column of the tile.
+            let bias = unsafe { simd.load(self.bias.as_ptr().add(v * S::LANES)) };
+            out[v] = F::apply(simd, simd.add(sum, bias));
+        }
+        // SAFETY: as the caller vouches.
+        unsafe { self.out.row(simd, r, out) };
     }
 }

@@ -67,6 +67,16 @@ impl Codes {
     pub(super) fn words(&self) -> &[i32] {
         self.words.as_slice()
     }
+
+    /// Of each row.
+    pub(super) fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// Of each row.
+    pub(super) fn zeros(&self) -> &[i32] {
+        &self.zeros
+    }
 }
 
 /// Rows are padded to this many codes: the lanes of the widest register.
@@ -105,28 +115,58 @@ impl Kernel for Quantize<'_> {
 /// Scale and zero of a row, whose codes go to `words`.
 #[inline(always)]
 fn quantize_row<S: Simd>(simd: S, row: &[f32], inverse_factors: &[f32], words: &mut [i32]) -> (f32, i32) {
-    let (mut lo, mut hi, mut taint) = (simd.splat(0.0), simd.splat(0.0), simd.splat(0.0));
-    for (at, lanes) in registers::<S>(row.len()) {
-        let x = even(simd, row, inverse_factors, at, lanes);
-        lo = simd.min(x, lo);
-        hi = simd.max(x, hi);
-        // 0 · x is NaN for NaN and ±∞.
-        taint = simd.fma(x, simd.splat(0.0), taint);
-    }
-    let lo = -simd.largest(simd.sub(simd.splat(0.0), lo));
-    let range = simd.largest(hi) - lo;
+    let Range { lo, hi, taint } = range(simd, row, inverse_factors);
+    let range = hi - lo;
     // A range so small that its inverse is infinite is nothing.
     let inverse = if range > f32::MIN_POSITIVE { CODE_MAX / range } else { 0.0 };
     let zero = (-lo * inverse).round_ties_even();
     for (at, lanes) in registers::<S>(row.len()) {
-        let code =
-            simd.round(simd.fma(even(simd, row, inverse_factors, at, lanes), simd.splat(inverse), simd.splat(zero)));
-        let code = simd.min(simd.max(code, simd.splat(0.0)), simd.splat(CODE_MAX));
+        let x = even(simd, row, inverse_factors, at, lanes);
+        let code = simd.fma(x, simd.splat(inverse), simd.splat(zero));
         let words = &mut words[at / S::CODES..][..S::LANES / S::CODES];
         // SAFETY: the slice has as many words as are written.
         unsafe { simd.store_codes(words.as_mut_ptr(), code) };
     }
-    (range / CODE_MAX + simd.sum(taint), zero as i32)
+    (range / CODE_MAX + taint, zero as i32)
+}
+
+/// What a row's numbers reach.
+struct Range {
+    /// At most 0.
+    lo: f32,
+    /// At least 0.
+    hi: f32,
+    /// NaN if one of them is NaN or ±∞, else 0.
+    taint: f32,
+}
+
+/// Two registers side by side, so that neither waits for itself.
+#[inline(always)]
+fn range<S: Simd>(simd: S, row: &[f32], inverse_factors: &[f32]) -> Range {
+    const CHAINS: usize = 2;
+    let nothing = simd.splat(0.0);
+    let (mut lo, mut hi, mut taint) = ([nothing; CHAINS], [nothing; CHAINS], [nothing; CHAINS]);
+    let whole = row.len() / (CHAINS * S::LANES) * (CHAINS * S::LANES);
+    for block in (0..whole).step_by(CHAINS * S::LANES) {
+        for chain in 0..CHAINS {
+            let x = even(simd, row, inverse_factors, block + chain * S::LANES, S::LANES);
+            lo[chain] = simd.min(x, lo[chain]);
+            hi[chain] = simd.max(x, hi[chain]);
+            // 0 · x is NaN for NaN and ±∞.
+            taint[chain] = simd.fma(x, nothing, taint[chain]);
+        }
+    }
+    for (at, lanes) in registers::<S>(row.len() - whole) {
+        let x = even(simd, row, inverse_factors, whole + at, lanes);
+        lo[0] = simd.min(x, lo[0]);
+        hi[0] = simd.max(x, hi[0]);
+        taint[0] = simd.fma(x, nothing, taint[0]);
+    }
+    Range {
+        lo: -simd.largest(simd.sub(nothing, simd.min(lo[0], lo[1]))),
+        hi: simd.largest(simd.max(hi[0], hi[1])),
+        taint: simd.sum(simd.add(taint[0], taint[1])),
+    }
 }
 
 /// Some numbers of a row, divided by their columns' factors if there are any.

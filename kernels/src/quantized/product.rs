@@ -3,10 +3,15 @@
 
 #![allow(unsafe_code, reason = "tiles are read and written through pointers")]
 
+use std::{marker::PhantomData, ptr};
+
 use super::{QuantizedLinear, layer::Columns};
 use crate::{
-    linear::{Finish, Sums},
-    simd::{Kernel, Micro, Out, Rows, Simd, Steps, TILE_MAX, TileRows, dot, load, tiles},
+    activation::Activation,
+    linear::PanelOut,
+    simd::{
+        Function, GeluErf, GeluTanh, Identity, Kernel, Micro, Out, Relu, Rows, Simd, Sink, Steps, TileRows, dot, tiles,
+    },
 };
 
 pub(super) struct Product<'a> {
@@ -19,53 +24,75 @@ impl Kernel for Product<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { args: QuantizedLinear { layer, x, outputs, activation }, out } = self;
+        match self.args.activation {
+            None => self.activated::<S, Identity>(simd),
+            Some(Activation::GeluErf) => self.activated::<S, GeluErf>(simd),
+            Some(Activation::GeluTanh) => self.activated::<S, GeluTanh>(simd),
+            Some(Activation::Relu) => self.activated::<S, Relu>(simd),
+        }
+    }
+}
+
+impl Product<'_> {
+    #[inline(always)]
+    fn activated<S: Simd, F: Function>(self, simd: S) {
+        let Self { args: QuantizedLinear { layer, x, outputs, .. }, out } = self;
         let (steps, columns, row_words) = (layer.steps(), layer.columns(), x.row_words());
-        debug_assert_eq!(columns, S::Full::VECTORS * S::LANES, "packed for other tiles");
-        let mut tile = TileBuffer([0; TILE_MAX]);
-        for panel in outputs.start / columns..outputs.end.div_ceil(columns) {
+        assert_eq!(columns, S::Full::VECTORS * S::LANES, "a layer is run with the set that it was packed for");
+        let panels = outputs.start / columns..outputs.end.div_ceil(columns);
+        for panel in panels.clone() {
             let weights = layer.panel(panel).as_ptr();
-            let finish = Finish { activation, first: panel * columns };
-            let of_columns = layer.panel_columns(panel);
+            let next = if panel + 1 < panels.end { layer.panel(panel + 1).as_ptr() } else { ptr::null() };
+            let mut place = PanelOut::new(out, layer.outputs(), panel * columns..layer.outputs(), columns);
             for TileRows { start, count, shape } in tiles::<S>(x.rows()) {
                 let left = Rows { first: x.words()[start * row_words..].as_ptr(), stride: row_words, count };
-                let right = Steps { first: weights, stride: columns };
-                let to = Out { first: tile.0.as_mut_ptr(), stride: columns };
+                let ahead = if start == 0 { next } else { ptr::null() };
+                let right = Steps { first: weights, stride: columns, ahead };
+                let sink = Scaled::<F> {
+                    out: place.tile(simd, start, count),
+                    columns: layer.panel_columns(panel),
+                    scales: &x.scales()[start..start + count],
+                    zeros: &x.zeros()[start..start + count],
+                    function: PhantomData,
+                };
                 // SAFETY: these are some of the rows of `x`, each of at least `steps` words; the panel has `steps`
-                // steps of `columns`, which are those of the tiles; the buffer holds any tile.
-                unsafe { dot(simd, shape, left, right, steps, to) };
-                for (r, sums) in tile.0.chunks_exact(columns).take(count).enumerate() {
-                    let row = &mut out[(start + r) * layer.outputs()..][..layer.outputs()];
-                    let (scale, zero) = (simd.splat(x.scale(start + r)), simd.splat_i32(x.zero(start + r)));
-                    finish.row(simd, row, &Scaled::<S> { sums, columns: of_columns, scale, zero });
-                }
+                // steps of `columns`, which are those of the tiles; the place has as many rows of whole panels, and
+                // each row and each column has what the sink reads of it.
+                unsafe { dot(simd, shape, left, right, steps, &sink) };
+                place.done(start, count);
             }
         }
     }
 }
 
-/// Sums of one tile.
-#[repr(align(64))]
-struct TileBuffer([i32; TILE_MAX]);
-
-/// Sums of a tile's row, and what makes numbers of them.
-struct Scaled<'a, S: Simd> {
-    sums: &'a [i32],
+/// f of the numbers that a tile's sums stand for.
+struct Scaled<'a, F> {
+    out: Out,
+    /// Of the panel's columns.
     columns: Columns<'a>,
-    /// Of the row.
-    scale: S::F32,
-    zero: S::I32,
+    /// Of the tile's rows.
+    scales: &'a [f32],
+    zeros: &'a [i32],
+    function: PhantomData<F>,
 }
 
-impl<S: Simd> Sums<S> for Scaled<'_, S> {
+impl<S: Simd, F: Function> Sink<S, S::I32> for Scaled<'_, F> {
     #[inline(always)]
-    fn register(&self, simd: S, column: usize) -> S::F32 {
-        let Self { sums, columns, scale, zero } = *self;
-        let (sums, of_columns) = (&sums[column..][..S::LANES], &columns.sums[column..][..S::LANES]);
-        // SAFETY: both slices have all lanes.
-        let (sums, of_columns) = unsafe { (simd.load_i32(sums.as_ptr()), simd.load_i32(of_columns.as_ptr())) };
-        let scaled = simd.mul(simd.to_f32(simd.sub_i32(sums, simd.mul_i32(zero, of_columns))), scale);
-        let (scales, bias) = (load(simd, columns.scales, column, S::LANES), load(simd, columns.bias, column, S::LANES));
-        simd.fma(scaled, scales, bias)
+    unsafe fn row<const V: usize>(&self, simd: S, r: usize, sums: [S::I32; V]) {
+        let Self { columns, .. } = self;
+        let mut out = [simd.splat(0.0); V];
+        // SAFETY: the tile has row `r`, and a panel `V` registers of columns.
+        unsafe {
+            let scale = simd.splat(*self.scales.get_unchecked(r));
+            let zero = simd.splat_i32(*self.zeros.get_unchecked(r));
+            for (v, sum) in sums.into_iter().enumerate() {
+                let column = v * S::LANES;
+                let codes = simd.load_i32(columns.sums.as_ptr().add(column));
+                let scaled = simd.mul(simd.to_f32(simd.sub_i32(sum, simd.mul_i32(zero, codes))), scale);
+                let scales = simd.load(columns.scales.as_ptr().add(column));
+                out[v] = F::apply(simd, simd.fma(scaled, scales, simd.load(columns.bias.as_ptr().add(column))));
+            }
+            self.out.row(simd, r, out);
+        }
     }
 }

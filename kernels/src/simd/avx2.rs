@@ -1,8 +1,10 @@
 //! x86-64 with AVX2 and FMA: 8 lanes, 16 registers.
 
+#![allow(clippy::needless_range_loop, reason = "registers of a block by their numbers")]
+
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd, Tile, math};
+use super::{Kernel, Out, Rows, Simd, Tile, math};
 
 /// The proof: made by [`run`] alone.
 #[derive(Clone, Copy)]
@@ -24,6 +26,7 @@ fn mask(count: usize) -> __m256i {
 impl Simd for Avx2 {
     const LANES: usize = 8;
     const CODES: usize = 2;
+    const NATIVE: bool = true;
     type F32 = __m256;
     type I32 = __m256i;
     // 12 registers of sums, 2 of columns, 1 for the broadcast: 15 of 16.
@@ -153,6 +156,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn exp2(self, x: __m256) -> __m256 {
+        math::exp2(self, x)
+    }
+
+    #[inline(always)]
     fn gelu_erf(self, x: __m256) -> __m256 {
         math::gelu_erf_by_exp(self, x)
     }
@@ -212,7 +220,52 @@ impl Simd for Avx2 {
         unsafe {
             let codes = _mm256_cvtps_epi32(codes);
             let pairs = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256::<1>(codes));
+            let pairs = _mm_min_epi16(_mm_max_epi16(pairs, _mm_setzero_si128()), _mm_set1_epi16(255));
             _mm_storeu_si128(to.cast(), pairs);
         }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, rows: Rows<f32>, factor: __m256, to: Out) {
+        // SAFETY: an `Avx2` is the proof; rows below the count are good for all lanes, and `to` for all that is written.
+        unsafe {
+            let mut x = [_mm256_setzero_ps(); 8];
+            for (r, x) in x.iter_mut().enumerate() {
+                if r < rows.count {
+                    *x = _mm256_mul_ps(_mm256_loadu_ps(rows.first.add(r * rows.stride)), factor);
+                }
+            }
+            for half in 0..2 {
+                // Of four rows each: elements 0 and 1 (or 2 and 3) of both halves of a register, row by row.
+                let mut fours = [[_mm256_setzero_ps(); 2]; 2];
+                for (group, fours) in fours.iter_mut().enumerate() {
+                    let [a, b, c, d] = [x[4 * group], x[4 * group + 1], x[4 * group + 2], x[4 * group + 3]];
+                    let (ab, cd) = if half == 0 {
+                        (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d))
+                    } else {
+                        (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d))
+                    };
+                    *fours = [_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xee>(ab, cd)];
+                }
+                for i in 0..2 {
+                    let (low, high) = (fours[0][i], fours[1][i]);
+                    let k = 2 * half + i;
+                    _mm256_storeu_ps(to.first.add(k * to.stride), _mm256_permute2f128_ps::<0x20>(low, high));
+                    _mm256_storeu_ps(to.first.add((k + 4) * to.stride), _mm256_permute2f128_ps::<0x31>(low, high));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fetch(self, at: *const f32) {
+        // SAFETY: no address is wrong to ask for.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+    }
+
+    #[inline(always)]
+    fn fetch_to_write(self, at: *const f32) {
+        // SAFETY: no address is wrong to ask for.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
     }
 }

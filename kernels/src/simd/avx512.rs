@@ -1,8 +1,10 @@
 //! x86-64 with AVX-512 and its byte products (VNNI): 16 lanes, 32 registers.
 
+#![allow(clippy::needless_range_loop, reason = "registers of a block by their numbers")]
+
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd, Tile};
+use super::{Kernel, Out, Rows, Simd, Tile, math};
 
 /// The proof: made by [`run`] alone.
 #[derive(Clone, Copy)]
@@ -122,6 +124,7 @@ const TAIL_END: f32 = 15.5;
 impl Simd for Avx512 {
     const LANES: usize = 16;
     const CODES: usize = 4;
+    const NATIVE: bool = true;
     type F32 = __m512;
     type I32 = __m512i;
     // 24 registers of sums, 2 of columns, 1 for the broadcast: 27 of 32.
@@ -248,6 +251,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn exp2(self, x: __m512) -> __m512 {
+        math::exp2(self, x)
+    }
+
+    #[inline(always)]
     fn gelu_erf(self, x: __m512) -> __m512 {
         // SAFETY: an `Avx512` is the proof, and the table's rows are whole registers.
         unsafe {
@@ -315,6 +323,62 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_codes(self, to: *mut i32, codes: __m512) {
         // SAFETY: an `Avx512` is the proof, and the pointer is good for `LANES / CODES` = 4 words.
-        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(codes))) };
+        unsafe {
+            let codes = _mm512_max_epi32(_mm512_cvtps_epi32(codes), _mm512_setzero_si512());
+            _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(codes));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, rows: Rows<f32>, factor: __m512, to: Out) {
+        // SAFETY: an `Avx512` is the proof; rows below the count are good for all lanes, and `to` for all that is
+        // written.
+        unsafe {
+            let mut x = [_mm512_setzero_ps(); 16];
+            for (r, x) in x.iter_mut().enumerate() {
+                if r < rows.count {
+                    *x = _mm512_mul_ps(_mm512_loadu_ps(rows.first.add(r * rows.stride)), factor);
+                }
+            }
+            // `fours[g][c]`: of each quarter of a register, element c of rows 4g to 4g + 3.
+            let mut fours = [[_mm512_setzero_pd(); 4]; 4];
+            for (group, fours) in fours.iter_mut().enumerate() {
+                let [a, b, c, d] = [x[4 * group], x[4 * group + 1], x[4 * group + 2], x[4 * group + 3]];
+                let (ab, cd) = (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpacklo_ps(c, d)));
+                fours[0] = _mm512_unpacklo_pd(ab, cd);
+                fours[1] = _mm512_unpackhi_pd(ab, cd);
+                let (ab, cd) = (_mm512_castps_pd(_mm512_unpackhi_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
+                fours[2] = _mm512_unpacklo_pd(ab, cd);
+                fours[3] = _mm512_unpackhi_pd(ab, cd);
+            }
+            for c in 0..4 {
+                // Quarters 0 and 2, then 1 and 3, of all groups.
+                let even = _mm512_shuffle_f64x2::<0x88>(fours[0][c], fours[1][c]);
+                let odd = _mm512_shuffle_f64x2::<0xdd>(fours[0][c], fours[1][c]);
+                let even_high = _mm512_shuffle_f64x2::<0x88>(fours[2][c], fours[3][c]);
+                let odd_high = _mm512_shuffle_f64x2::<0xdd>(fours[2][c], fours[3][c]);
+                let columns = [
+                    _mm512_shuffle_f64x2::<0x88>(even, even_high),
+                    _mm512_shuffle_f64x2::<0x88>(odd, odd_high),
+                    _mm512_shuffle_f64x2::<0xdd>(even, even_high),
+                    _mm512_shuffle_f64x2::<0xdd>(odd, odd_high),
+                ];
+                for (quarter, column) in columns.into_iter().enumerate() {
+                    _mm512_storeu_pd(to.first.add((4 * quarter + c) * to.stride).cast(), column);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fetch(self, at: *const f32) {
+        // SAFETY: no address is wrong to ask for.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+    }
+
+    #[inline(always)]
+    fn fetch_to_write(self, at: *const f32) {
+        // SAFETY: no address is wrong to ask for.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
     }
 }

@@ -10,7 +10,7 @@ const TWO_TO_R: [f32; 6] = [0.001_338_130_2, 0.009_666_368, 0.055_503_81, 0.240_
 /// Where 2^x has become 0.
 const EXPONENT_MIN: f32 = -150.0;
 
-/// 2^x for x ≤ 127, within 3e-7 of the value (relative); 0 from −150 down; NaN for NaN.
+/// [`Simd::exp2`] by rounding: 2^x = 2^n · 2^r.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let x = simd.max(simd.splat(EXPONENT_MIN), x);
@@ -35,7 +35,7 @@ pub(crate) fn gelu_erf_by_exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     for coefficient in [-1.453_152_1, 1.421_413_8, -0.284_496_72, 0.254_829_6] {
         polynomial = simd.fma(polynomial, t, simd.splat(coefficient));
     }
-    let e = exp2(simd, simd.mul(simd.mul(z, z), simd.splat(-LOG2_E)));
+    let e = simd.exp2(simd.mul(simd.mul(z, z), simd.splat(-LOG2_E)));
     let tail = simd.mul(simd.mul(polynomial, simd.mul(t, simd.splat(0.5))), e);
     simd.sub(positive(simd, x), simd.mul(a, tail))
 }
@@ -48,7 +48,7 @@ fn gelu_tanh<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let a = simd.min(simd.abs(x), simd.splat(15.0));
     let cubed = simd.mul(simd.mul(a, a), a);
     let u = simd.fma(cubed, simd.splat(0.044_715), a);
-    let e = exp2(simd, simd.mul(u, simd.splat(MINUS_TWO_SQRT_2_OVER_PI * LOG2_E)));
+    let e = simd.exp2(simd.mul(u, simd.splat(MINUS_TWO_SQRT_2_OVER_PI * LOG2_E)));
     let tail = simd.div(e, simd.add(e, simd.splat(1.0)));
     simd.sub(positive(simd, x), simd.mul(a, tail))
 }

@@ -1,6 +1,6 @@
 //! For any machine: arrays, which the compiler vectorises for what it may assume.
 
-use super::{Simd, Tile, math};
+use super::{Out, Rows, Simd, Tile, math};
 
 /// No proof is needed.
 #[derive(Clone, Copy)]
@@ -29,6 +29,7 @@ fn halves(word: i32) -> [i32; 2] {
 impl Simd for Portable {
     const LANES: usize = LANES;
     const CODES: usize = 2;
+    const NATIVE: bool = false;
     type F32 = Lanes;
     type I32 = Words;
     // 4 × 8 sums are 8 registers of 4 lanes, of the 16 that every x86-64 has.
@@ -143,6 +144,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn exp2(self, x: Lanes) -> Lanes {
+        math::exp2(self, x)
+    }
+
+    #[inline(always)]
     fn gelu_erf(self, x: Lanes) -> Lanes {
         math::gelu_erf_by_exp(self, x)
     }
@@ -194,10 +200,32 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn store_codes(self, to: *mut i32, codes: Lanes) {
+        let codes = self.round(self.min(self.max(codes, [0.0; LANES]), [255.0; LANES]));
         for i in 0..LANES / 2 {
             let word = codes[2 * i] as i32 | (codes[2 * i + 1] as i32) << 16;
             // SAFETY: good for `LANES / CODES` words, as the trait asks.
             unsafe { *to.add(i) = word };
         }
     }
+
+    #[inline(always)]
+    unsafe fn transpose(self, rows: Rows<f32>, factor: Lanes, to: Out) {
+        for r in 0..LANES {
+            for (k, factor) in factor.into_iter().enumerate() {
+                // SAFETY: rows below the count are good for all lanes, and `to` for as many rows of as many.
+                unsafe {
+                    let x = if r < rows.count { *rows.first.add(r * rows.stride + k) * factor } else { 0.0 };
+                    *to.first.add(k * to.stride + r) = x;
+                }
+            }
+        }
+    }
+
+    /// Left to the machine.
+    #[inline(always)]
+    fn fetch(self, _: *const f32) {}
+
+    /// Left to the machine.
+    #[inline(always)]
+    fn fetch_to_write(self, _: *const f32) {}
 }

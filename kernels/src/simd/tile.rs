@@ -6,6 +6,10 @@
 //!
 //! Every sum adds up in order of depth, whatever tile it is in: which rows are together changes no bit.
 
+#![allow(clippy::needless_range_loop, reason = "an iterator over an array of registers puts it into memory")]
+
+use std::{hint::black_box, mem::MaybeUninit};
+
 use super::Simd;
 
 /// Elements of the largest tile of any set.
@@ -18,19 +22,18 @@ pub(crate) trait Micro<S: Simd> {
     /// Registers of columns of the right one.
     const VECTORS: usize;
 
-    /// Writes `[ROWS, VECTORS · LANES]` sums to `out`, all rows of the shape: row `r`, from `left + r · stride` and `depth` long, times the
-    /// `depth` steps at `right`, `step` apart. Rows from `rows` on repeat the last.
+    /// Gives `sink` the sums of each row of `left`, `depth` long, times the `depth` steps of `right`.
     ///
     /// # Safety
-    /// `rows` is at least 1; `left` is good for `rows` such rows, `right` for `depth` steps of `VECTORS · LANES`, and
-    /// `out` for the tile.
-    unsafe fn multiply(simd: S, left: Rows<f32>, right: Steps<f32>, depth: usize, out: Out<f32>);
+    /// `left` has at least 1 row; it is good for its rows of `depth`, and `right` for `depth` steps of
+    /// `VECTORS · LANES`. `sink` may be given those rows.
+    unsafe fn multiply(simd: S, left: Rows<f32>, right: Steps<f32>, depth: usize, sink: &impl Sink<S, S::F32>);
 
     /// The same of words of small integers, added up by [`Simd::dot`].
     ///
     /// # Safety
     /// As for [`Self::multiply`].
-    unsafe fn dot(simd: S, left: Rows<i32>, right: Steps<i32>, depth: usize, out: Out<i32>);
+    unsafe fn dot(simd: S, left: Rows<i32>, right: Steps<i32>, depth: usize, sink: &impl Sink<S, S::I32>);
 }
 
 /// Rows of a left matrix.
@@ -51,16 +54,53 @@ pub(crate) struct Steps<T> {
     pub(crate) first: *const T,
     /// From one to the next.
     pub(crate) stride: usize,
+    /// As many steps that will be wanted afterwards, to be fetched meanwhile; null for none. Never read.
+    pub(crate) ahead: *const T,
 }
 
-/// Where sums go.
+/// Where a tile's sums go, straight from their registers.
+pub(crate) trait Sink<S: Simd, T: Copy> {
+    /// Takes `V` registers of row `r`, counted from the tile's first.
+    ///
+    /// # Safety
+    /// `r` and `V · LANES` are within what the sink was made for.
+    unsafe fn row<const V: usize>(&self, simd: S, r: usize, sums: [T; V]);
+}
+
+/// Rows of f32 in memory.
 #[derive(Clone, Copy)]
-pub(crate) struct Out<T> {
+pub(crate) struct Out {
     /// The first row.
-    pub(crate) first: *mut T,
+    pub(crate) first: *mut f32,
     /// From one to the next.
     pub(crate) stride: usize,
 }
+
+impl<S: Simd> Sink<S, S::F32> for Out {
+    #[inline(always)]
+    unsafe fn row<const V: usize>(&self, simd: S, r: usize, sums: [S::F32; V]) {
+        for (v, sum) in sums.into_iter().enumerate() {
+            // SAFETY: within the rows that the caller vouches for.
+            unsafe { simd.store(self.first.add(r * self.stride + v * S::LANES), sum) };
+        }
+    }
+}
+
+impl Out {
+    /// Has `rows` rows of `columns` elements fetched, which are going to be written.
+    #[inline(always)]
+    pub(crate) fn fetch<S: Simd>(self, simd: S, rows: usize, columns: usize) {
+        for r in 0..rows {
+            let row = self.first.wrapping_add(r * self.stride);
+            for column in (0..columns).step_by(FLOATS_OF_A_LINE) {
+                simd.fetch_to_write(row.wrapping_add(column));
+            }
+        }
+    }
+}
+
+/// Elements of a cache line.
+pub(crate) const FLOATS_OF_A_LINE: usize = 16;
 
 /// `R` rows by `V` registers.
 pub(crate) struct Tile<const R: usize, const V: usize>;
@@ -70,59 +110,153 @@ impl<S: Simd, const R: usize, const V: usize> Micro<S> for Tile<R, V> {
     const VECTORS: usize = V;
 
     #[inline(always)]
-    unsafe fn multiply(simd: S, left: Rows<f32>, right: Steps<f32>, depth: usize, out: Out<f32>) {
+    unsafe fn multiply(simd: S, left: Rows<f32>, right: Steps<f32>, depth: usize, sink: &impl Sink<S, S::F32>) {
         let rows = row_pointers::<f32, R>(left);
         let mut sums = [[simd.splat(0.0); V]; R];
-        let mut columns = right.first;
-        for k in 0..depth {
-            // SAFETY: `k` is below the depth that the caller vouches for, on both sides.
-            unsafe {
-                let mut loaded = [simd.splat(0.0); V];
-                for (v, loaded) in loaded.iter_mut().enumerate() {
-                    *loaded = simd.load(columns.add(v * S::LANES));
-                }
-                for r in 0..R {
-                    let x = simd.splat(*rows[r].add(k));
-                    for v in 0..V {
-                        sums[r][v] = simd.fma(x, loaded[v], sums[r][v]);
-                    }
-                }
+        let (mut columns, mut ahead) = (right.first, right.ahead);
+        let fetched = if S::NATIVE && !ahead.is_null() { depth } else { 0 };
+        for k in 0..fetched {
+            for v in 0..V {
+                simd.fetch(ahead.wrapping_add(v * S::LANES).cast());
             }
+            // SAFETY: `k` is below the depth that the caller vouches for, on both sides.
+            unsafe { multiply_step(simd, &rows, columns, k, &mut sums) };
+            (columns, ahead) = (columns.wrapping_add(right.stride), ahead.wrapping_add(right.stride));
+        }
+        for k in fetched..depth {
+            // SAFETY: as above.
+            unsafe { multiply_step(simd, &rows, columns, k, &mut sums) };
             columns = columns.wrapping_add(right.stride);
         }
-        for (r, row) in sums.into_iter().enumerate() {
-            for (v, sum) in row.into_iter().enumerate() {
-                // SAFETY: within the tile that `out` is good for.
-                unsafe { simd.store(out.first.add(r * out.stride + v * S::LANES), sum) };
+        let mut memory = MaybeUninit::<[f32; TILE_MAX]>::uninit();
+        if !S::NATIVE {
+            for r in 0..R {
+                for v in 0..V {
+                    // SAFETY: no tile is larger than the memory.
+                    unsafe { simd.store(memory.as_mut_ptr().cast::<f32>().add((r * V + v) * S::LANES), sums[r][v]) };
+                }
+            }
+            // Sums that nobody was seen to store would not be seen as vectors either.
+            black_box(&mut memory);
+        }
+        // By index: an iterator over the array itself would put it into memory.
+        for r in 0..R {
+            if r < left.count {
+                let mut row = [simd.splat(0.0); V];
+                for v in 0..V {
+                    row[v] = if S::NATIVE {
+                        sums[r][v]
+                    } else {
+                        // SAFETY: written just now; no tile is larger.
+                        unsafe { simd.load(memory.as_ptr().cast::<f32>().add((r * V + v) * S::LANES)) }
+                    };
+                }
+                // SAFETY: a row of the left side, which the caller vouches for.
+                unsafe { sink.row(simd, r, row) };
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn dot(simd: S, left: Rows<i32>, right: Steps<i32>, depth: usize, out: Out<i32>) {
+    unsafe fn dot(simd: S, left: Rows<i32>, right: Steps<i32>, depth: usize, sink: &impl Sink<S, S::I32>) {
         let rows = row_pointers::<i32, R>(left);
         let mut sums = [[simd.zero_i32(); V]; R];
-        let mut columns = right.first;
-        for k in 0..depth {
+        let (mut columns, mut ahead) = (right.first, right.ahead);
+        let fetched = if S::NATIVE && !ahead.is_null() { depth } else { 0 };
+        for k in 0..fetched {
+            for v in 0..V {
+                simd.fetch(ahead.wrapping_add(v * S::LANES).cast());
+            }
             // SAFETY: `k` is below the depth that the caller vouches for, on both sides.
-            unsafe {
-                let mut loaded = [simd.zero_i32(); V];
-                for (v, loaded) in loaded.iter_mut().enumerate() {
-                    *loaded = simd.load_i32(columns.add(v * S::LANES));
-                }
-                for r in 0..R {
-                    let codes = simd.splat_i32(*rows[r].add(k));
-                    for v in 0..V {
-                        sums[r][v] = simd.dot(sums[r][v], codes, loaded[v]);
+            unsafe { dot_step(simd, &rows, columns, k, &mut sums) };
+            (columns, ahead) = (columns.wrapping_add(right.stride), ahead.wrapping_add(right.stride));
+        }
+        for k in fetched..depth {
+            // SAFETY: as above.
+            unsafe { dot_step(simd, &rows, columns, k, &mut sums) };
+            columns = columns.wrapping_add(right.stride);
+        }
+        let mut memory = MaybeUninit::<[i32; TILE_MAX]>::uninit();
+        if !S::NATIVE {
+            for r in 0..R {
+                for v in 0..V {
+                    // SAFETY: no tile is larger than the memory.
+                    unsafe {
+                        simd.store_i32(memory.as_mut_ptr().cast::<i32>().add((r * V + v) * S::LANES), sums[r][v]);
                     }
                 }
             }
-            columns = columns.wrapping_add(right.stride);
+            // Sums that nobody was seen to store would not be seen as vectors either.
+            black_box(&mut memory);
         }
-        for (r, row) in sums.into_iter().enumerate() {
-            for (v, sum) in row.into_iter().enumerate() {
-                // SAFETY: within the tile that `out` is good for.
-                unsafe { simd.store_i32(out.first.add(r * out.stride + v * S::LANES), sum) };
+        // By index: an iterator over the array itself would put it into memory.
+        for r in 0..R {
+            if r < left.count {
+                let mut row = [simd.zero_i32(); V];
+                for v in 0..V {
+                    row[v] = if S::NATIVE {
+                        sums[r][v]
+                    } else {
+                        // SAFETY: written just now; no tile is larger.
+                        unsafe { simd.load_i32(memory.as_ptr().cast::<i32>().add((r * V + v) * S::LANES)) }
+                    };
+                }
+                // SAFETY: a row of the left side, which the caller vouches for.
+                unsafe { sink.row(simd, r, row) };
+            }
+        }
+    }
+}
+
+/// Adds the products of one step: element `k` of each row times `V` registers.
+///
+/// # Safety
+/// All rows have an element `k`, and `columns` is good for the registers.
+#[inline(always)]
+unsafe fn multiply_step<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    rows: &[*const f32; R],
+    columns: *const f32,
+    k: usize,
+    sums: &mut [[S::F32; V]; R],
+) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let mut loaded = [simd.splat(0.0); V];
+        for (v, loaded) in loaded.iter_mut().enumerate() {
+            *loaded = simd.load(columns.add(v * S::LANES));
+        }
+        for r in 0..R {
+            let x = simd.splat(*rows[r].add(k));
+            for v in 0..V {
+                sums[r][v] = simd.fma(x, loaded[v], sums[r][v]);
+            }
+        }
+    }
+}
+
+/// Adds the products of one step: element `k` of each row times `V` registers.
+///
+/// # Safety
+/// All rows have an element `k`, and `columns` is good for the registers.
+#[inline(always)]
+unsafe fn dot_step<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    rows: &[*const i32; R],
+    columns: *const i32,
+    k: usize,
+    sums: &mut [[S::I32; V]; R],
+) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let mut loaded = [simd.zero_i32(); V];
+        for (v, loaded) in loaded.iter_mut().enumerate() {
+            *loaded = simd.load_i32(columns.add(v * S::LANES));
+        }
+        for r in 0..R {
+            let x = simd.splat_i32(*rows[r].add(k));
+            for v in 0..V {
+                sums[r][v] = simd.dot(sums[r][v], x, loaded[v]);
             }
         }
     }
@@ -197,14 +331,14 @@ pub(crate) unsafe fn multiply<S: Simd>(
     left: Rows<f32>,
     right: Steps<f32>,
     depth: usize,
-    out: Out<f32>,
+    sink: &impl Sink<S, S::F32>,
 ) {
     // SAFETY: the caller vouches for the arguments, whichever shape it is.
     unsafe {
         match shape {
-            TileShape::Full => S::Full::multiply(simd, left, right, depth, out),
-            TileShape::Half => S::Half::multiply(simd, left, right, depth, out),
-            TileShape::Flat => S::Flat::multiply(simd, left, right, depth, out),
+            TileShape::Full => S::Full::multiply(simd, left, right, depth, sink),
+            TileShape::Half => S::Half::multiply(simd, left, right, depth, sink),
+            TileShape::Flat => S::Flat::multiply(simd, left, right, depth, sink),
         }
     }
 }
@@ -220,14 +354,14 @@ pub(crate) unsafe fn dot<S: Simd>(
     left: Rows<i32>,
     right: Steps<i32>,
     depth: usize,
-    out: Out<i32>,
+    sink: &impl Sink<S, S::I32>,
 ) {
     // SAFETY: the caller vouches for the arguments, whichever shape it is.
     unsafe {
         match shape {
-            TileShape::Full => S::Full::dot(simd, left, right, depth, out),
-            TileShape::Half => S::Half::dot(simd, left, right, depth, out),
-            TileShape::Flat => S::Flat::dot(simd, left, right, depth, out),
+            TileShape::Full => S::Full::dot(simd, left, right, depth, sink),
+            TileShape::Half => S::Half::dot(simd, left, right, depth, sink),
+            TileShape::Flat => S::Flat::dot(simd, left, right, depth, sink),
         }
     }
 }

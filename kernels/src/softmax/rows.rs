@@ -2,7 +2,7 @@
 
 use std::f32::consts::LOG2_E;
 
-use crate::simd::{Kernel, Simd, exp2, load, registers, store};
+use crate::simd::{Kernel, Simd, load, registers, store};
 
 pub(super) struct Rows<'a> {
     pub(super) x: &'a mut [f32],
@@ -32,7 +32,7 @@ fn softmax_row<S: Simd>(simd: S, row: &mut [f32], scale: f32) {
     let mut sum = simd.splat(0.0);
     for (at, lanes) in registers::<S>(row.len()) {
         let distance = simd.sub(load(simd, row, at, lanes), simd.splat(largest));
-        let power = exp2(simd, simd.mul(distance, simd.splat(LOG2_E)));
+        let power = simd.exp2(simd.mul(distance, simd.splat(LOG2_E)));
         store(simd, row, at, lanes, power);
         sum = simd.add(sum, if lanes == S::LANES { power } else { simd.first(power, lanes) });
     }

@@ -10,19 +10,20 @@ use std::{
 };
 
 use sluice_core::{
-    RequestId, Time,
+    Lane, Priority, RequestId, Time, Unit, UnitId,
     batch::{PackedBatch, Role},
-    scheduler::{BatchId, Decision, EnqueueError, Plan, Scheduler, SchedulerConfig},
+    cost::CostModel,
+    scheduler::{BatchBudget, BatchId, Decision, EnqueueError, Expired, Plan, Scheduler, SchedulerConfig},
 };
-use sluice_core::{Unit, UnitId};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     Clock, EngineError,
     executor::{BatchDone, BatchJob, ExecutorHandle},
+    permit::{Permits, Terms},
     request::Request,
 };
-use crate::metrics::QueueMetrics;
+use crate::metrics::{self, QueueMetrics};
 
 /// Requests whose callers have left, pushed by drop and therefore never waiting. Bounded by admission:
 /// each id was admitted and is pushed once.
@@ -43,10 +44,17 @@ impl Cancellations {
     }
 }
 
+/// How often what is learnt of costs is told.
+const COSTS_INTERVAL: Duration = Duration::from_secs(1);
+
 pub(super) struct Driver {
     scheduler: Scheduler,
-    batch_tokens_max: u32,
     clock: Clock,
+    permits: Permits,
+    costs: watch::Sender<Arc<CostModel>>,
+    costs_told: Time,
+    /// What each batch in flight was expected to take.
+    predicted: HashMap<BatchId, (Lane, Duration)>,
     executor: ExecutorHandle,
     inbox: mpsc::Receiver<Arc<Request>>,
     cancellations: Arc<Cancellations>,
@@ -71,18 +79,35 @@ enum Event {
     Finished,
 }
 
+/// What a driver is connected to.
+pub(super) struct DriverParts {
+    pub(super) permits: Permits,
+    pub(super) costs: watch::Sender<Arc<CostModel>>,
+    pub(super) executor: ExecutorHandle,
+    pub(super) inbox: mpsc::Receiver<Arc<Request>>,
+    pub(super) cancellations: Arc<Cancellations>,
+}
+
 impl Driver {
     pub(super) fn new(
-        scheduler: SchedulerConfig,
+        (scheduler, cost): (SchedulerConfig, CostModel),
+        budgets: &[(Lane, BatchBudget)],
         clock: Clock,
-        executor: ExecutorHandle,
-        inbox: mpsc::Receiver<Arc<Request>>,
-        cancellations: Arc<Cancellations>,
+        parts: DriverParts,
     ) -> Self {
+        let mut scheduler = Scheduler::with_cost(scheduler, cost);
+        for (lane, budget) in budgets {
+            scheduler.set_budget(*lane, *budget);
+        }
+        let DriverParts { permits, costs, executor, inbox, cancellations } = parts;
+        permits.publish(scheduler.forecast(clock.now()));
         Self {
-            scheduler: Scheduler::new(scheduler),
-            batch_tokens_max: scheduler.batch_tokens_max,
+            scheduler,
             clock,
+            permits,
+            costs,
+            costs_told: Time::ZERO,
+            predicted: HashMap::new(),
             executor,
             inbox,
             cancellations,
@@ -120,21 +145,24 @@ impl Driver {
 
     fn apply(&mut self, event: Event, now: Time) {
         match event {
-            Event::Submitted(request) => self.enqueue(request),
+            Event::Submitted(request) => self.enqueue(request, now),
             Event::Cancelled => self.cancel(),
-            Event::BatchDone(done) => {
-                self.scheduler.complete(now, done.batch, done.measured);
-            }
+            Event::BatchDone(done) => self.complete(&done, now),
             Event::DeadlinePassed | Event::Finished => {}
         }
         self.expire(now);
         self.dispatch(now);
+        let forecast = self.scheduler.forecast(now);
+        for class in Priority::ALL {
+            self.metrics.backlog[class.index()].set(forecast.class_backlog(class).as_secs_f64());
+        }
+        self.permits.publish(forecast);
         self.metrics.queue_units.set(self.scheduler.queued_units() as f64);
         self.metrics.queue_tokens.set(self.scheduler.queued_tokens() as f64);
         self.metrics.batches_in_flight.set(self.scheduler.in_flight() as f64);
     }
 
-    fn enqueue(&mut self, request: Arc<Request>) {
+    fn enqueue(&mut self, request: Arc<Request>, now: Time) {
         if request.is_abandoned() || request.sequences.is_empty() {
             return;
         }
@@ -145,17 +173,22 @@ impl Driver {
         }
         let mut enqueued = 0;
         for (index, sequence) in (0_u32..).zip(&request.sequences) {
+            let lane = request.lane_of(sequence);
+            let Terms { class, tenant, deadline, worth } = request.terms();
             let unit = Unit {
                 id: UnitId { request: request.id, index },
-                lane: request.lane_of(sequence),
+                lane,
+                class,
+                tenant,
+                worth,
                 // A comparison is done document by document: one that costs more than a batch is a batch of its own.
                 tokens: match sequence.role {
-                    Role::Compared(_) => sequence.cost().min(self.batch_tokens_max),
+                    Role::Compared(_) => sequence.cost().min(self.scheduler.budget(lane).tokens),
                     Role::Plain | Role::Query(_) | Role::Document(_) => sequence.cost(),
                 },
-                deadline: request.deadline,
+                deadline,
             };
-            if let Err(error) = self.scheduler.enqueue(unit) {
+            if let Err(error) = self.scheduler.enqueue(now, unit) {
                 self.metrics.enqueued.increment(enqueued);
                 self.metrics.cancelled.increment(self.scheduler.cancel(request.id) as u64);
                 fail(request, refusal(&error));
@@ -164,7 +197,26 @@ impl Driver {
             enqueued += 1;
         }
         self.metrics.enqueued.increment(enqueued);
+        request.queued();
         self.waiting.insert(request.id, Waiting { units: request.sequences.len(), request });
+    }
+
+    /// Learns from a batch that went through in one piece; of another the time says nothing.
+    fn complete(&mut self, done: &BatchDone, now: Time) {
+        let predicted = self.predicted.remove(&done.batch);
+        if !done.whole {
+            self.scheduler.abandon(done.batch);
+            return;
+        }
+        self.scheduler.complete(now, done.batch, done.measured);
+        if let Some((lane, predicted)) = predicted {
+            let accuracy = self.scheduler.cost().accuracy(lane);
+            metrics::predicted(lane, predicted, accuracy.map(|accuracy| accuracy.median_relative_error));
+        }
+        if now.since(self.costs_told) >= COSTS_INTERVAL {
+            self.costs_told = now;
+            self.costs.send_replace(Arc::new(self.scheduler.cost().clone()));
+        }
     }
 
     fn cancel(&mut self) {
@@ -175,10 +227,11 @@ impl Driver {
     }
 
     fn expire(&mut self, now: Time) {
-        for (id, units) in self.scheduler.take_expired(now) {
+        for Expired { request: id, units, unreachable } in self.scheduler.take_expired(now) {
             self.metrics.expired.increment(units as u64);
             if let Some(waiting) = self.waiting.remove(&id) {
-                fail(waiting.request, EngineError::Expired);
+                let late = if unreachable { EngineError::Unreachable } else { EngineError::Expired };
+                fail(waiting.request, late);
             }
         }
     }
@@ -204,7 +257,8 @@ impl Driver {
         let mut members = Vec::with_capacity(plan.units.len());
         for unit in &plan.units {
             let waiting = self.waiting.get_mut(&unit.request).expect("a dispatched unit's request waits");
-            packed.push(*unit, &waiting.request.sequences[unit.index as usize]);
+            let sequence = &waiting.request.sequences[unit.index as usize];
+            packed.push(*unit, sequence);
             if waiting.request.sink.dispatched(now) {
                 self.metrics.queue_seconds.record(now.since(waiting.request.submitted).as_secs_f64());
             }
@@ -217,20 +271,22 @@ impl Driver {
         self.metrics.dispatched.increment(plan.units.len() as u64);
         self.metrics.batch_tokens.record(f64::from(plan.tokens));
         self.metrics.batch_sequences.record(plan.units.len() as f64);
-        self.metrics.batch_fill.record(f64::from(plan.tokens) / f64::from(self.batch_tokens_max));
+        let budget = self.scheduler.budget(plan.lane).tokens;
+        self.metrics.batch_fill.record(f64::from(plan.tokens) / f64::from(budget));
+        self.predicted.insert(plan.batch, (plan.lane, plan.predicted));
         let job = BatchJob { batch: plan.batch, packed: Arc::new(packed), members };
         if let Err(job) = self.executor.send(job) {
-            self.abandon(job.batch, &job.members, now);
+            self.abandon(job.batch, &job.members);
         }
     }
 
     /// The executor is gone, which only happens when its thread could not be kept alive.
-    fn abandon(&mut self, batch: BatchId, members: &[Arc<Request>], now: Time) {
+    fn abandon(&mut self, batch: BatchId, members: &[Arc<Request>]) {
         tracing::error!("the executor thread has ended");
         for request in members {
             request.sink.fail(EngineError::Stopped);
         }
-        self.scheduler.complete(now, batch, Duration::ZERO);
+        self.scheduler.abandon(batch);
     }
 }
 

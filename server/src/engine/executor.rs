@@ -14,7 +14,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sluice_core::{
-    Lane, Time,
+    Lane, Time, UnitId,
     backend::{Backend, BackendError, BatchOutput, Ticket},
     batch::PackedBatch,
     scheduler::BatchId,
@@ -42,6 +42,8 @@ pub(super) struct BatchDone {
     pub(super) batch: BatchId,
     /// On the device, retries included.
     pub(super) measured: Duration,
+    /// It went through at once, and not in parts.
+    pub(super) whole: bool,
 }
 
 /// The driver's end.
@@ -81,6 +83,16 @@ pub(super) fn start(
     Ok(ExecutorHandle { jobs, done })
 }
 
+/// A batch without its last outcome.
+struct Open {
+    /// Parts without an outcome.
+    parts: usize,
+    /// Device time so far.
+    spent: Duration,
+    /// Nothing has failed yet.
+    whole: bool,
+}
+
 struct Executor {
     backends: Backends,
     in_flight_max: usize,
@@ -92,8 +104,7 @@ struct Executor {
     submitted: VecDeque<(BatchJob, Ticket)>,
     /// Halves of failed batches, before anything new.
     retries: VecDeque<BatchJob>,
-    /// Per batch: parts without an outcome, and device time so far.
-    open: HashMap<BatchId, (usize, Duration)>,
+    open: HashMap<BatchId, Open>,
     /// When the device last became free: a batch's time does not count the wait behind another.
     free_since: Time,
 }
@@ -122,7 +133,7 @@ impl Executor {
             return Some(job);
         }
         let job = if self.submitted.is_empty() { self.inbox.recv().ok()? } else { self.inbox.try_recv().ok()? };
-        self.open.insert(job.batch, (1, Duration::ZERO));
+        self.open.insert(job.batch, Open { parts: 1, spent: Duration::ZERO, whole: true });
         Some(job)
     }
 
@@ -165,15 +176,17 @@ impl Executor {
             }
         });
         let (batch, mut parts) = (job.batch, 0);
+        let failed = result.is_err();
         match result {
             Ok(output) => self.deliver(job, output, spent),
             Err(error) => parts = self.fail(job, &error),
         }
-        let Some((open, total)) = self.open.get_mut(&batch) else { return };
-        *open = *open + parts - 1;
-        *total += spent;
-        if *open == 0 {
-            let done = BatchDone { batch, measured: *total };
+        let Some(open) = self.open.get_mut(&batch) else { return };
+        open.parts = open.parts + parts - 1;
+        open.spent += spent;
+        open.whole &= !failed;
+        if open.parts == 0 {
+            let done = BatchDone { batch, measured: open.spent, whole: open.whole };
             self.open.remove(&batch);
             // The driver drains this before anything else; were it gone, nobody would want to know.
             let _ = self.outbox.blocking_send(done);
@@ -190,6 +203,7 @@ impl Executor {
         if let Some(cache) = self.backends.of(packed.lane()).device_cache() {
             metrics::device_cache(cache);
         }
+        self.count_wasted(&packed, &members, spent);
         let mut results = packed.units().iter().map(|unit| unit.index).zip(slot_values(output));
         let mut members = members.into_iter().peekable();
         while let Some(request) = members.next() {
@@ -202,6 +216,19 @@ impl Executor {
             drop(request);
             sink.computed(spent);
             sink.fill(own);
+        }
+    }
+
+    /// Counts the part of a batch's time that went into results which nobody waits for any more.
+    fn count_wasted(&self, packed: &PackedBatch, members: &[Arc<Request>], spent: Duration) {
+        let cost = |(unit, request): (&UnitId, &Arc<Request>)| {
+            let cost = u64::from(request.sequences[unit.index as usize].cost());
+            (cost, if request.is_wanted() { 0 } else { cost })
+        };
+        let costs = packed.units().iter().zip(members).map(cost);
+        let (all, wasted) = costs.fold((0, 0), |(all, wasted), (cost, waste)| (all + cost, wasted + waste));
+        if wasted > 0 {
+            metrics::wasted(spent.as_secs_f64() * wasted as f64 / all as f64);
         }
     }
 

@@ -1,76 +1,219 @@
-//! Permits: room that a request holds, given back by drop.
+//! Permits: what a request holds of the server while it is inside, given back by drop.
+//!
+//! The one place where admission, the scheduler's forecast and the engine's clock meet.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sluice_core::admission::{Admission, Rejected, Work};
+use sluice_core::{
+    Lane, Priority, TenantId, Time, Worth,
+    admission::{Admission, AdmissionConfig, Admitted, Arrival, Outcome, Refused, TokenEstimates, Work},
+    cost::BatchShape,
+    scheduler::Forecast,
+};
 
 use super::Clock;
 use crate::metrics;
 
+/// How a request is to be treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How urgent it is.
+    pub class: Priority,
+    /// On whose account.
+    pub tenant: TenantId,
+    /// From then on nobody wants the result.
+    pub deadline: Time,
+    /// Of what use a part of it is.
+    pub worth: Worth,
+}
+
+/// Texts that have not been tokenized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Texts {
+    /// What will compute them.
+    pub lane: Lane,
+    /// How many.
+    pub count: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// Tokens of each that are read, at most.
+    pub tokens_max: u64,
+}
+
 /// Hands out permits. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Permits {
-    admission: Arc<Mutex<Admission>>,
+    shared: Arc<Mutex<Shared>>,
     clock: Clock,
+    /// Whether what is predicted counts, or only room and quotas.
+    predictive: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    admission: Admission,
+    forecast: Forecast,
+    estimates: TokenEstimates,
 }
 
 impl Permits {
-    /// Room for `limits`.
+    /// Nothing inside. Without `predictive`, nobody is refused because of the queue.
     #[must_use]
-    pub fn new(limits: Work, clock: Clock) -> Self {
-        Self { admission: Arc::new(Mutex::new(Admission::new(limits))), clock }
+    pub fn new(config: AdmissionConfig, predictive: bool, clock: Clock) -> Self {
+        let (forecast, estimates) = (Forecast::default(), TokenEstimates::default());
+        let shared = Shared { admission: Admission::new(config), forecast, estimates };
+        Self { shared: Arc::new(Mutex::new(shared)), clock, predictive }
     }
 
-    /// Admits `work` at once or not at all.
+    /// Admits a request at once or not at all. `texts` are what its work is guessed from before tokenizing.
     ///
     /// # Errors
-    /// [`Rejected`] if there is no room.
-    pub fn try_admit(&self, work: Work) -> Result<Permit, Rejected> {
-        let permit = Permit { work: Work::default(), permits: self.clone() };
-        permit.grown(work)
+    /// [`Refused`] says why not.
+    pub fn try_admit(&self, terms: Terms, work: Work, texts: Option<Texts>) -> Result<Permit, Refused> {
+        let now = self.clock.now();
+        let mut shared = self.lock();
+        let Shared { admission, forecast, estimates } = &mut *shared;
+        let known = texts.filter(|_| self.predictive);
+        let units = known.map(|texts| (texts.lane, guessed(estimates, texts)));
+        let units = units.as_slice();
+        let admitted = admission.try_admit(now, &guess(terms, work, units), forecast)?;
+        drop(shared);
+        metrics::entered(work);
+        Ok(self.permit(terms, Some(admitted)))
+    }
+
+    /// A permit that holds nothing: for work of a request whose room is held by another.
+    #[must_use]
+    pub fn borrowed(&self, terms: Terms) -> Permit {
+        self.permit(terms, None)
     }
 
     /// What is inside now.
     #[must_use]
     pub fn held(&self) -> Work {
-        self.with(|admission| admission.held())
+        self.lock().admission.held()
     }
 
-    fn with<T>(&self, f: impl FnOnce(&mut Admission) -> T) -> T {
+    /// Learns how many tokens such texts had.
+    pub fn learn(&self, texts: Texts, tokens: u64) {
+        self.lock().estimates.learn(texts.lane, texts.bytes, tokens);
+    }
+
+    /// What the scheduler expects from now on.
+    pub(super) fn publish(&self, forecast: Forecast) {
+        // Without predictions, nothing ever seems to wait.
+        if self.predictive {
+            self.lock().forecast = forecast;
+        }
+    }
+
+    fn permit(&self, terms: Terms, admitted: Option<Admitted>) -> Permit {
+        Permit {
+            terms,
+            holding: Arc::new(Holding { held: Mutex::new((admitted, Outcome::Gone)), permits: self.clone() }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
         // Nothing panics while the lock is held; were it poisoned, the counts would still be right.
-        f(&mut self.admission.lock().unwrap_or_else(PoisonError::into_inner))
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Room held by one request until this is dropped.
-#[derive(Debug)]
+/// The work of texts: no more than is read of them.
+fn guessed(estimates: &TokenEstimates, texts: Texts) -> BatchShape {
+    let Texts { lane, count, bytes, tokens_max } = texts;
+    let guess = estimates.estimate(lane, count, bytes);
+    let tokens = guess.tokens.min(count.saturating_mul(tokens_max));
+    let tokens_squared = guess.tokens_squared.min(tokens.saturating_mul(tokens_max));
+    BatchShape { tokens, tokens_squared, ..guess }
+}
+
+fn guess(terms: Terms, work: Work, units: &[(Lane, BatchShape)]) -> Arrival<'_> {
+    let Terms { class, tenant, deadline, worth } = terms;
+    Arrival { class, tenant, deadline, worth, work, units, guess: true }
+}
+
+/// What one request holds until the last clone of this is dropped.
+#[derive(Clone, Debug)]
 pub struct Permit {
-    work: Work,
+    terms: Terms,
+    holding: Arc<Holding>,
+}
+
+#[derive(Debug)]
+struct Holding {
+    /// `None` if it is borrowed; and how the request ended.
+    held: Mutex<(Option<Admitted>, Outcome)>,
     permits: Permits,
 }
 
 impl Permit {
-    /// The same permit with room for `more`; dropped, and its room given back, if there is none.
+    /// What was agreed for it.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    /// The same room for a part of the request that has terms of its own.
+    #[must_use]
+    pub fn under(self, terms: Terms) -> Self {
+        Self { terms, ..self }
+    }
+
+    /// The same permit with room for `more`, now that its units are known; dropped, and given back, if there is none.
     ///
     /// # Errors
-    /// [`Rejected`] if there is no room.
-    pub fn grown(mut self, more: Work) -> Result<Self, Rejected> {
-        let now = self.permits.clock.now();
-        self.permits.with(|admission| admission.try_admit(now, more))?;
-        self.work.documents += more.documents;
-        self.work.tokens += more.tokens;
-        self.work.bytes += more.bytes;
-        metrics::entered(more);
+    /// [`Refused`] says why not.
+    pub fn grown(self, more: Work, units: &[(Lane, BatchShape)]) -> Result<Self, Refused> {
+        let units = if self.holding.permits.predictive { units } else { &[] };
+        if let (Some(admitted), _) = &mut *self.holding.held() {
+            let now = self.holding.permits.clock.now();
+            let mut shared = self.holding.permits.lock();
+            let Shared { admission, forecast, .. } = &mut *shared;
+            admission.grow(now, admitted, more, units, forecast)?;
+            drop(shared);
+            metrics::entered(more);
+        }
         Ok(self)
+    }
+
+    /// The scheduler's forecast counts it from now on.
+    pub(crate) fn queued(&self) {
+        if let (Some(admitted), _) = &mut *self.holding.held() {
+            self.holding.permits.lock().admission.queued(admitted);
+        }
+    }
+
+    /// Notes how the request ended; without a word, nothing is learnt from it.
+    pub(super) fn note(&self, outcome: Outcome) {
+        self.holding.held().1 = outcome;
+    }
+
+    /// The time now.
+    pub(super) fn now(&self) -> Time {
+        self.holding.permits.clock.now()
     }
 }
 
-impl Drop for Permit {
+impl Holding {
+    fn held(&self) -> MutexGuard<'_, (Option<Admitted>, Outcome)> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Holding {
     fn drop(&mut self) {
-        let now = self.permits.clock.now();
-        let work = self.work;
-        self.permits.with(|admission| admission.release(now, work));
-        metrics::left(work);
+        let (admitted, outcome) = {
+            let mut held = self.held();
+            (held.0.take(), held.1)
+        };
+        if let Some(admitted) = admitted {
+            let work = admitted.work();
+            let now = self.permits.clock.now();
+            self.permits.lock().admission.release(now, admitted, outcome);
+            metrics::left(work);
+        }
     }
 }
 
@@ -149,8 +292,15 @@ mod tests {
                 }
             },
         };
-        let permits = Permits::new(Work { documents: 10, tokens: 10, bytes: 10 }, Clock::start());
-        let admit = |documents| permits.try_admit(Work { documents, ..Work::default() }).unwrap();
+        let room = Work { documents: 10, tokens: 10, bytes: 10 };
+        let permits = Permits::new(
+            AdmissionConfig { room, tenant_room_percent: 100, ..AdmissionConfig::default() },
+            true,
+            Clock::start(),
+        );
+        let deadline = Time::MAX;
+        let terms = Terms { class: Priority::Standard, tenant: TenantId(0), deadline, worth: Worth::Whole };
+        let admit = |documents| permits.try_admit(terms, Work { documents, ..Work::default() }, None).unwrap();
         let [first, second] = with_local_recorder(&prompt, || [3, 5].map(admit));
         assert_eq!(*value.lock().unwrap(), 8.0);
         thread::scope(|scope| {

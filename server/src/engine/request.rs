@@ -5,12 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use sluice_core::{
-    Lane, Operation, RequestId, Time,
-    batch::{Role, Sequence},
-};
+use sluice_core::{Lane, RequestId, Time, admission::Outcome, batch::Sequence};
 
-use super::{Submission, permit::Permit, sink::Sink};
+use super::{
+    EngineError, Submission,
+    permit::{Permit, Terms},
+    sink::Sink,
+};
 
 /// Shared by whoever waits for it, the driver while units wait, and each batch that carries some.
 /// The permit goes with the last of them.
@@ -20,38 +21,61 @@ pub(super) struct Request {
     pub(super) lane: Lane,
     /// By unit index.
     pub(super) sequences: Vec<Sequence>,
-    pub(super) deadline: Time,
     pub(super) submitted: Time,
     /// Shared apart from the request, so that it can be filled by who holds no room any more.
     pub(super) sink: Arc<Sink>,
     /// Set when nobody waits any more: a cancellation may overtake its submission.
     abandoned: AtomicBool,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Request {
     pub(super) fn new(id: RequestId, submission: Submission, submitted: Time) -> Self {
-        let Submission { lane, sequences, deadline, permit } = submission;
+        let Submission { lane, sequences, permit } = submission;
         let sink = Arc::new(Sink::new(sequences.len()));
-        Self { id, lane, sequences, deadline, submitted, sink, abandoned: AtomicBool::new(false), _permit: permit }
+        Self { id, lane, sequences, submitted, sink, abandoned: AtomicBool::new(false), permit }
     }
 
     /// Whom a sequence of it can share a batch with.
     pub(super) fn lane_of(&self, sequence: &Sequence) -> Lane {
-        let Lane { model, operation } = self.lane;
-        let operation = match (&sequence.role, operation) {
-            (Role::Compared(_), Operation::Align) => Operation::Align,
-            (Role::Compared(_), _) => Operation::MaxSim,
-            (Role::Plain | Role::Query(_) | Role::Document(_), operation) => operation,
-        };
-        Lane { model, operation }
+        super::lane_of(self.lane, sequence)
+    }
+
+    pub(super) fn terms(&self) -> Terms {
+        self.permit.terms()
+    }
+
+    /// The scheduler knows all of it.
+    pub(super) fn queued(&self) {
+        self.permit.queued();
     }
 
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
     }
 
+    /// Whether somebody still waits for its results, and can have them.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.is_abandoned() && self.sink.failure().is_none()
+    }
+
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Request {
+    /// Says how it ended, which admission learns from.
+    fn drop(&mut self) {
+        let late = || match self.sink.failure() {
+            Some(EngineError::Expired | EngineError::Unreachable) => true,
+            Some(_) => false,
+            None => self.permit.now() >= self.permit.terms().deadline,
+        };
+        self.permit.note(match self.sink.is_complete() {
+            true => Outcome::Answered,
+            false if late() => Outcome::Late,
+            false => Outcome::Gone,
+        });
     }
 }

@@ -78,7 +78,10 @@ impl Sink {
         let mut state = self.lock();
         if state.remaining > 0 && state.failure.is_none() {
             state.failure = Some(error);
-            state.ready = Vec::new();
+            // What was computed in time is worth something to who asked for parts.
+            if !matches!(error, EngineError::Expired | EngineError::Unreachable) {
+                state.ready = Vec::new();
+            }
         }
         drop(state);
         self.changed.notify_one();
@@ -107,6 +110,11 @@ impl Sink {
         self.lock().remaining == 0
     }
 
+    /// Why nothing more comes, if so.
+    pub(super) fn failure(&self) -> Option<EngineError> {
+        self.lock().failure
+    }
+
     pub(super) async fn next(&self) -> Result<Progress, EngineError> {
         loop {
             if let Some(progress) = self.take() {
@@ -119,11 +127,11 @@ impl Sink {
 
     fn take(&self) -> Option<Result<Progress, EngineError>> {
         let mut state = self.lock();
-        if let Some(error) = state.failure {
-            return Some(Err(error));
-        }
         if !state.ready.is_empty() {
             return Some(Ok(Progress::Ready(std::mem::take(&mut state.ready))));
+        }
+        if let Some(error) = state.failure {
+            return Some(Err(error));
         }
         (state.remaining == 0).then_some(Ok(Progress::Done))
     }

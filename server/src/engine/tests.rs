@@ -1,13 +1,16 @@
 use std::sync::atomic::{AtomicU32, AtomicUsize};
 
 use sluice_core::{
-    ModelIndex, Operation,
-    admission::Work,
+    ModelIndex, Operation, Priority, TenantId, Worth,
+    admission::{AdmissionConfig, Work},
     backend::{BackendError, BatchOutput, Ticket},
     batch::{Comparison, PackedBatch, QueryVectors, Role, TokenMatrix, TokenVectors},
 };
 
-use super::{permit::Permits, *};
+use super::{
+    permit::{Permits, Terms},
+    *,
+};
 
 /// Scores each sequence with its first token id, and does what some ids tell it to.
 struct Probe {
@@ -123,14 +126,23 @@ impl Fixture {
             lost: Arc::default(),
             in_flight_batches_max,
         };
-        let config = EngineConfig { batch_tokens_max: None, queued_units_max: 50, look_ahead_requests_max: 4 };
+        let config = EngineConfig {
+            batch_tokens_max: None,
+            queued_units_max: 50,
+            look_ahead_requests_max: 4,
+            policy: Policy::default(),
+            cost: CostModel::default(),
+        };
+        let room = Work { documents: 1000, tokens: 1000, bytes: 1000 };
+        let admission = AdmissionConfig { room, tenant_room_percent: 100, ..AdmissionConfig::default() };
+        let permits = Permits::new(admission, true, clock.clone());
         let engine = Engine::start(
             Backends { models: vec![Box::new(probe)], vectors: Box::new(Comparer::default()) },
             config,
-            clock.clone(),
+            permits.clone(),
+            clock,
         )
         .expect("a thread");
-        let permits = Permits::new(Work { documents: 1000, tokens: 1000, bytes: 1000 }, clock);
         Self { engine, permits, gate, batches }
     }
 
@@ -141,12 +153,14 @@ impl Fixture {
 
     async fn submit_sequences(&self, operation: Operation, sequences: Vec<Sequence>, timeout_ms: u64) -> Answer {
         let work = Work { documents: sequences.len() as u64, tokens: 1, bytes: 1 };
-        let submission = Submission {
-            lane: Lane { model: ModelIndex(0), operation },
-            sequences,
+        let terms = Terms {
+            class: Priority::Standard,
+            tenant: TenantId(0),
             deadline: self.engine.clock().now() + Duration::from_millis(timeout_ms),
-            permit: self.permits.try_admit(work).expect("room"),
+            worth: Worth::Whole,
         };
+        let permit = self.permits.try_admit(terms, work, None).expect("room");
+        let submission = Submission { lane: Lane { model: ModelIndex(0), operation }, sequences, permit };
         self.engine.submit(submission).await.expect("running")
     }
 

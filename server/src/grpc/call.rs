@@ -3,17 +3,21 @@
 use std::{future::Future, time::Duration};
 
 use metrics::{counter, gauge, histogram};
-use sluice_core::{Time, admission::Work};
+use sluice_core::{
+    Lane, Priority, TenantId, Time, Worth,
+    admission::{Refused, Work},
+    cost::BatchShape,
+};
 use sluice_service::{
-    deadline,
+    credentials, deadline,
     status::{FieldFault, Refusal, code_name},
 };
 use tokio::time::Instant;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, metadata::MetadataMap};
 
 use super::App;
 use crate::{
-    engine::permit::Permit,
+    engine::permit::{Permit, Terms, Texts},
     metrics::{self as counted, Outcome},
 };
 
@@ -23,11 +27,19 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// answer, with CANCELLED (docs/adr/0005).
 const ANSWER_MARGIN: Duration = Duration::from_millis(2);
 
+/// Who asks, since when and until when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller {
+    pub(super) arrival: Instant,
+    pub(super) deadline: Instant,
+    /// Whose it is.
+    pub(super) tenant: TenantId,
+}
+
 /// A call being worked on. Dropped without [`end`](Self::end), it counts as cancelled.
 pub(super) struct Call {
     rpc: &'static str,
-    pub(super) arrival: Instant,
-    pub(super) deadline: Instant,
+    pub(super) caller: Caller,
     code: Code,
 }
 
@@ -36,29 +48,38 @@ impl Call {
     pub(super) fn begin<T>(rpc: &'static str, request: &Request<T>, app: &App) -> Result<Self, Status> {
         let arrival = deadline::arrival(request);
         let timeout = deadline::timeout(request.metadata());
-        let call = Self::new(rpc, arrival, timeout.as_ref().copied().ok().flatten(), app);
-        match timeout {
-            Ok(_) => call.in_time(),
-            Err(fault) => call.end_with(Refusal::InvalidArgument(vec![fault])),
+        let tenant = app.tenant(request.metadata());
+        let known = tenant.as_ref().copied().unwrap_or(TenantId(0));
+        let call = Self::new(rpc, arrival, timeout.as_ref().copied().ok().flatten(), known, app);
+        match (tenant, timeout) {
+            (Ok(_), Ok(_)) => call.in_time(),
+            (Err(refusal), _) => call.end_with(refusal),
+            (_, Err(fault)) => call.end_with(Refusal::InvalidArgument(vec![fault])),
         }
     }
 
     /// As [`begin`](Self::begin) for a request inside a call, bounded by the call's deadline.
-    pub(super) fn nested(rpc: &'static str, outer: Instant, timeout: Option<Duration>, app: &App) -> Self {
-        let mut call = Self::new(rpc, Instant::now(), timeout, app);
-        call.deadline = call.deadline.min(outer);
+    pub(super) fn nested(
+        rpc: &'static str,
+        outer: Instant,
+        timeout: Option<Duration>,
+        tenant: TenantId,
+        app: &App,
+    ) -> Self {
+        let mut call = Self::new(rpc, Instant::now(), timeout, tenant, app);
+        call.caller.deadline = call.caller.deadline.min(outer);
         call
     }
 
-    fn new(rpc: &'static str, arrival: Instant, timeout: Option<Duration>, app: &App) -> Self {
+    fn new(rpc: &'static str, arrival: Instant, timeout: Option<Duration>, tenant: TenantId, app: &App) -> Self {
         gauge!("sluice_requests_in_flight", "rpc" => rpc).increment(1);
         let timeout = timeout.unwrap_or(app.0.default_deadline).min(TIMEOUT_MAX);
         let deadline = arrival + timeout.saturating_sub(ANSWER_MARGIN.min(timeout / 4));
-        Self { rpc, arrival, deadline, code: Code::Cancelled }
+        Self { rpc, caller: Caller { arrival, deadline, tenant }, code: Code::Cancelled }
     }
 
     fn in_time(self) -> Result<Self, Status> {
-        if Instant::now() < self.deadline {
+        if Instant::now() < self.caller.deadline {
             return Ok(self);
         }
         self.end_with(Refusal::DeadlineExceeded { phase: "arrival" })
@@ -78,7 +99,7 @@ impl Call {
     /// `work`, unless the deadline passes first.
     pub(super) async fn within<T>(&self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
         let expired = |_| Refusal::DeadlineExceeded { phase: "processing" };
-        tokio::time::timeout_at(self.deadline, work).await.map_err(expired)?
+        tokio::time::timeout_at(self.caller.deadline, work).await.map_err(expired)?
     }
 
     /// Runs a unary call to its end.
@@ -93,7 +114,11 @@ impl Drop for Call {
     fn drop(&mut self) {
         gauge!("sluice_requests_in_flight", "rpc" => self.rpc).decrement(1);
         counter!("sluice_requests_total", "rpc" => self.rpc, "code" => code_name(self.code)).increment(1);
-        histogram!("sluice_request_duration_seconds", "rpc" => self.rpc).record(self.arrival.elapsed().as_secs_f64());
+        let took = self.caller.arrival.elapsed().as_secs_f64();
+        histogram!("sluice_request_duration_seconds", "rpc" => self.rpc).record(took);
+        if self.code == Code::ResourceExhausted {
+            histogram!("sluice_refusal_duration_seconds", "rpc" => self.rpc).record(took);
+        }
     }
 }
 
@@ -124,36 +149,78 @@ impl Drop for Admitted {
 }
 
 impl App {
-    /// Room for what is known before tokenizing, at once or not at all.
-    pub(super) fn admit(&self, documents: usize, bytes: u64) -> Result<Permit, Refusal> {
-        let work = Work { documents: documents as u64, tokens: 0, bytes };
-        self.0.permits.try_admit(work).map_err(|rejected| overloaded(&rejected))
+    /// Whose call it is.
+    pub(super) fn tenant(&self, metadata: &MetadataMap) -> Result<TenantId, Refusal> {
+        self.0.tenants.find(credentials::bearer(metadata)?).ok_or(Refusal::Unauthenticated)
     }
 
-    /// Room for the tokens too: from here on the request counts as admitted.
+    /// How a request of that caller is to be treated.
+    pub(super) fn terms(&self, caller: Caller, class: Priority, worth: Worth) -> Terms {
+        Terms { class, tenant: caller.tenant, deadline: self.time(caller.deadline), worth }
+    }
+
+    /// Room for what is known before tokenizing, at once or not at all.
+    pub(super) fn admit(&self, terms: Terms, texts: Texts, documents: usize, bytes: u64) -> Result<Permit, Refusal> {
+        let work = Work { documents: documents as u64, tokens: 0, bytes };
+        let admitted = self.0.permits.try_admit(terms, work, Some(texts));
+        admitted.map_err(|refused| self.refused(&refused, terms))
+    }
+
+    /// Room alone, for what the device does not compute.
+    pub(super) fn admit_aside(&self, caller: Caller, items: usize, bytes: u64) -> Result<Permit, Refusal> {
+        let terms = self.terms(caller, Priority::Standard, Worth::Whole);
+        let work = Work { documents: items as u64, tokens: 0, bytes };
+        self.0.permits.try_admit(terms, work, None).map_err(|refused| self.refused(&refused, terms))
+    }
+
+    /// Room for the tokens too, and time for the work: from here on the request counts as admitted.
     pub(super) fn admit_tokens(
         &self,
         permit: Permit,
         tokens: u64,
-        deadline: Instant,
+        work: &[(Lane, BatchShape)],
     ) -> Result<(Permit, Admitted), Refusal> {
-        let permit = permit.grown(Work { tokens, ..Work::default() }).map_err(|rejected| overloaded(&rejected))?;
+        let terms = permit.terms();
+        let permit = self.admit_more_tokens(permit, tokens, work)?;
         counted::admitted();
+        // No deadline is further away than that.
+        let deadline = self.0.preparer.clock.instant(terms.deadline).unwrap_or_else(|| Instant::now() + TIMEOUT_MAX);
         Ok((permit, Admitted { deadline, outcome: None }))
+    }
+
+    /// Counts a refusal, and says it.
+    fn refused(&self, refused: &Refused, terms: Terms) -> Refusal {
+        counted::rejected(refused.name(), terms.class, self.0.tenants.name(terms.tenant));
+        match *refused {
+            Refused::Room(rejected) => Refusal::ResourceExhausted {
+                what: format!("{} in flight", rejected.resource.name()),
+                limit: rejected.limit,
+                retry_after: rejected.retry_after,
+            },
+            Refused::Quota(over) => Refusal::QuotaExceeded { what: over.kind.name(), retry_after: over.retry_after },
+            Refused::Overloaded { predicted, retry_after } => {
+                let available = terms.deadline.since(self.0.preparer.clock.now());
+                Refusal::QueueTooLong { expected: predicted, available, retry_after }
+            }
+            Refused::Unreachable { .. } => Refusal::DeadlineExceeded { phase: "unreachable" },
+        }
+    }
+
+    /// Room for further tokens of an admitted request, and time for further work.
+    pub(super) fn admit_more_tokens(
+        &self,
+        permit: Permit,
+        tokens: u64,
+        work: &[(Lane, BatchShape)],
+    ) -> Result<Permit, Refusal> {
+        let terms = permit.terms();
+        let grown = permit.grown(Work { tokens, ..Work::default() }, work);
+        grown.map_err(|refused| self.refused(&refused, terms))
     }
 
     /// A point of the runtime on the engine's clock.
     pub(super) fn time(&self, instant: Instant) -> Time {
         self.0.preparer.clock.time(instant)
-    }
-}
-
-fn overloaded(rejected: &sluice_core::admission::Rejected) -> Refusal {
-    counted::rejected(rejected.resource.name());
-    Refusal::ResourceExhausted {
-        what: format!("{} in flight", rejected.resource.name()),
-        limit: rejected.limit,
-        retry_after: rejected.retry_after,
     }
 }
 

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use half::f16;
-use sluice_core::{Lane, Operation};
+use sluice_core::{Lane, Operation, Priority, Worth};
 use sluice_inference::to_int8;
 use sluice_proto::model::v1::{
     DataType, Embedding, EncodeRequest, EncodeResponse, EncodedText, TokenizeRequest, TokenizeResponse, TokenizedText,
     encode_service_server::EncodeService,
 };
 use sluice_service::status::Refusal;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{App, call::Call, refusal};
+use super::{
+    App,
+    call::{Call, Caller},
+    refusal,
+};
 use crate::{
-    engine::{Progress, SlotValue, Submission},
+    engine::{Progress, SlotValue, Submission, permit::Texts},
     job::{Dtype, EncodeKind},
     prepare::Prepared,
     validate,
@@ -25,33 +28,39 @@ use crate::{
 impl EncodeService for App {
     async fn encode(&self, request: Request<EncodeRequest>) -> Result<Response<EncodeResponse>, Status> {
         let call = Call::begin("Encode", &request, self)?;
-        let deadline = call.deadline;
-        let work = async { self.encode_texts(request.into_inner(), deadline).await };
+        let caller = call.caller;
+        let work = async { self.encode_texts(request.into_inner(), caller).await };
         call.run(Box::pin(work)).await.map(Response::new)
     }
 
     async fn tokenize(&self, request: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
         let call = Call::begin("Tokenize", &request, self)?;
-        let work = async { self.tokenize_texts(request.into_inner()).await };
+        let caller = call.caller;
+        let work = async { self.tokenize_texts(request.into_inner(), caller).await };
         call.run(work).await.map(|results| Response::new(TokenizeResponse { results }))
     }
 }
 
 impl App {
-    async fn encode_texts(&self, request: EncodeRequest, deadline: Instant) -> Result<EncodeResponse, Refusal> {
+    async fn encode_texts(&self, request: EncodeRequest, caller: Caller) -> Result<EncodeResponse, Refusal> {
         let warm = self.warm()?;
         let job = Arc::new(validate::encode(request, &warm.models, &self.0.limits)?);
         let model = warm.models.get(job.model);
-        let permit = self.admit(job.texts.len(), job.bytes())?;
-        let prepared = self.0.preparer.encode(&job, &model.text).await?;
-        let (permit, mut admitted) = self.admit_tokens(permit, prepared.computed_tokens(), deadline)?;
-        let Prepared { sequences, documents, .. } = prepared;
         let operation = match job.kind {
             EncodeKind::Dense => Operation::EncodeDense,
             EncodeKind::Tokens => Operation::EncodeTokens,
         };
         let lane = Lane { model: job.model, operation };
-        let submission = Submission { lane, sequences, deadline: self.time(deadline), permit };
+        let terms = self.terms(caller, Priority::Standard, Worth::Whole);
+        let texts =
+            Texts { lane, count: job.texts.len() as u64, bytes: job.bytes(), tokens_max: job.tokens_max as u64 };
+        let permit = self.admit(terms, texts, job.texts.len(), job.bytes())?;
+        let prepared = self.0.preparer.encode(&job, &model.text).await?;
+        let tokens = prepared.computed_tokens();
+        self.0.permits.learn(texts, tokens);
+        let (permit, mut admitted) = self.admit_tokens(permit, tokens, &Submission::work(lane, &prepared.sequences))?;
+        let Prepared { sequences, documents, .. } = prepared;
+        let submission = Submission { lane, sequences, permit };
         let mut answer = warm.engine.submit(submission).await.map_err(refusal)?;
         let mut results: Vec<EncodedText> = documents
             .iter()
@@ -74,11 +83,11 @@ impl App {
         Ok(EncodeResponse { results, model, model_digest })
     }
 
-    async fn tokenize_texts(&self, request: TokenizeRequest) -> Result<Vec<TokenizedText>, Refusal> {
+    async fn tokenize_texts(&self, request: TokenizeRequest, caller: Caller) -> Result<Vec<TokenizedText>, Refusal> {
         let warm = self.warm()?;
         let job = Arc::new(validate::tokenize(request, &warm.models, &self.0.limits)?);
         let bytes = job.texts.iter().map(|text| text.len() as u64).sum();
-        let _permit = self.admit(job.texts.len(), bytes)?;
+        let _permit = self.admit_aside(caller, job.texts.len(), bytes)?;
         let text = Arc::clone(&warm.models.get(job.model).text);
         let read = {
             let job = Arc::clone(&job);

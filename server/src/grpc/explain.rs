@@ -3,41 +3,59 @@
 use std::sync::Arc;
 
 use sluice_core::{
-    Lane, Operation,
-    admission::Work,
+    Lane, Operation, Priority, Worth,
     batch::{Alignment, Comparison, QueryVectors, Sequence, TokenMatrix, TokenVectors},
+    cost::BatchShape,
 };
 use sluice_proto::rerank::v1::{ExplainRequest, ExplainResponse, ExplainedDocument, Token, TokenMatch};
 use sluice_service::status::Refusal;
-use tokio::time::Instant;
 
-use super::{App, Warm, call::fault, refusal, rerank::wire_source};
+use super::{
+    App, Warm,
+    call::{Caller, fault},
+    refusal,
+    rerank::wire_source,
+};
 use crate::{
-    engine::{Progress, SlotValue, Submission, permit::Permit},
+    engine::{
+        Progress, SlotValue, Submission,
+        permit::{self, Permit},
+    },
     job::{ExplainJob, Query},
     models::Model,
     prepare::{Spelled, SpelledToken},
     subject::Subject,
     validate,
-    vectors::{OwnedComponents, OwnedVectors},
+    vectors::OwnedVectors,
 };
 
 impl App {
     pub(super) async fn explain_scores(
         &self,
         request: ExplainRequest,
-        deadline: Instant,
+        caller: Caller,
     ) -> Result<ExplainResponse, Refusal> {
         let warm = self.warm()?;
         let job = Arc::new(validate::explain(request, &warm.models, &self.0.limits)?);
         let model = warm.models.get(job.model);
-        let permit = self.admit(job.documents.len(), job.bytes())?;
-        let subjects = self.subjects(&job, |job| &job.documents, model.digest).await?;
+        let lane = Lane { model: job.model, operation: Operation::EncodeTokens };
+        let terms = self.terms(caller, Priority::Interactive, Worth::Whole);
+        let texts = || job.documents.iter().filter_map(|document| document.content.text());
+        let guessed = permit::Texts {
+            lane,
+            count: texts().count() as u64,
+            bytes: texts().map(|text| text.len() as u64).sum(),
+            tokens_max: model.tokens_max() as u64,
+        };
+        let permit = self.admit(terms, guessed, job.documents.len(), job.bytes())?;
+        let subjects =
+            self.subjects(&job, |job| &job.documents, (0..job.documents.len()).collect(), model.digest).await?;
         let texts = self.spell(&job, model).await?;
         let encoded = texts.encoded(&subjects);
-        let (permit, mut admitted) =
-            self.admit_tokens(permit, encoded.iter().map(|ids| ids.len() as u64).sum(), deadline)?;
-        let explained = self.explain_admitted(warm, &job, subjects, &texts, encoded, (permit, deadline)).await;
+        let lengths = || encoded.iter().map(|ids| u32::try_from(ids.len()).unwrap_or(u32::MAX));
+        let computed = lengths().map(u64::from).sum();
+        let (permit, mut admitted) = self.admit_tokens(permit, computed, &[(lane, BatchShape::of_all(lengths()))])?;
+        let explained = self.explain_admitted(warm, &job, subjects, &texts, encoded, permit).await;
         admitted.end(explained.as_ref().err());
         let (model, model_digest) = (model.name.clone(), model.info.digest.clone());
         let query_tokens = match (texts.query, &job.query) {
@@ -76,11 +94,13 @@ impl App {
         subjects: Vec<Subject>,
         texts: &Texts,
         encoded: Vec<Vec<u32>>,
-        (permit, deadline): (Permit, Instant),
+        permit: Permit,
     ) -> Result<Vec<ExplainedDocument>, Refusal> {
         // The request's own room is held until its second half is done.
-        let borrowed = self.0.permits.try_admit(Work::default()).map_err(|_| Refusal::Internal)?;
-        let mut matrices = self.token_matrices(warm, job.model, encoded, (borrowed, deadline)).await?.into_iter();
+        let borrowed = self.0.permits.borrowed(permit.terms());
+        // The scheduler hears of all of it now.
+        permit.queued();
+        let mut matrices = self.token_matrices(warm, job.model, encoded, borrowed).await?.into_iter();
         let query = match &job.query {
             Query::Vectors(vectors) => Arc::clone(vectors),
             Query::Text(_) => Arc::new(QueryVectors::known(matrices.next().ok_or(Refusal::Internal)?)),
@@ -101,8 +121,7 @@ impl App {
                 Subject::Text(_) => {
                     document.truncated = spelled.is_some_and(|spelled| spelled.truncated);
                     let matrix = matrices.next().ok_or(Refusal::Internal)?;
-                    let (components, dim) = (OwnedComponents::F32(matrix.data), matrix.dim);
-                    Some(Arc::new(OwnedVectors { components, dim }))
+                    Some(Arc::new(OwnedVectors::from(matrix)))
                 }
                 Subject::Vectors { vectors, truncated, .. } => {
                     document.truncated = truncated;
@@ -122,7 +141,7 @@ impl App {
             explained.push(document);
         }
         let lane = Lane { model: job.model, operation: Operation::Align };
-        let submission = Submission { lane, sequences, deadline: self.time(deadline), permit };
+        let submission = Submission { lane, sequences, permit };
         let mut answer = warm.engine.submit(submission).await.map_err(refusal)?;
         while let Progress::Ready(values) = answer.next().await.map_err(refusal)? {
             for (unit, value) in values {

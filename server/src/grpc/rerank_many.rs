@@ -3,6 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use futures_util::{FutureExt, Stream, stream};
+use sluice_core::TenantId;
 use sluice_proto::rerank::v1::{RequestError, RerankManyRequest, RerankManyResponse, rerank_many_response::Outcome};
 use sluice_service::{deadline, status::Refusal};
 use tokio::{task::JoinSet, time::Instant};
@@ -12,13 +13,13 @@ use super::{
     App,
     call::{Call, fault},
 };
+use crate::validate;
 
 const RPC: &str = "RerankMany";
 /// Bytes of a request's id.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// A call without a deadline lives until its caller, its connection or the server ends.
 const UNBOUNDED: Duration = Duration::from_secs(365 * 24 * 3600);
-const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
 /// The answers to a call's requests.
 pub(super) fn answer(
@@ -32,8 +33,10 @@ pub(super) fn answer(
         return Err(Refusal::DeadlineExceeded { phase: "arrival" }.into());
     }
     let in_flight_max = app.0.limits.requests_in_flight_per_stream_max;
+    let tenant = app.tenant(request.metadata())?;
     let many = Many {
         app,
+        tenant,
         deadline,
         timed: timeout.is_some(),
         in_flight_max,
@@ -49,6 +52,7 @@ pub(super) fn answer(
 
 struct Many {
     app: App,
+    tenant: TenantId,
     /// Of the call as a whole.
     deadline: Instant,
     /// The caller set that deadline.
@@ -123,16 +127,16 @@ impl Many {
             return refuse(&request_id, "request_id", "is in flight on this call already");
         }
         let Some(request) = request else { return refuse(&request_id, "request", "is required") };
-        let Ok(timeout) = timeout.map(read_timeout).transpose() else {
+        let Ok(timeout) = timeout.map(|timeout| validate::duration(&timeout).ok_or(())).transpose() else {
             return refuse(&request_id, "timeout", "must not be negative or out of range");
         };
         let app = self.app.clone();
         let rest_of_call = || self.timed.then(|| self.deadline.saturating_duration_since(Instant::now()));
-        let call = Call::nested(RPC, self.deadline, timeout.or_else(rest_of_call), &app);
+        let call = Call::nested(RPC, self.deadline, timeout.or_else(rest_of_call), self.tenant, &app);
         self.ids.insert(request_id.clone());
         self.answers.spawn(async move {
-            let (arrival, deadline) = (call.arrival, call.deadline);
-            let result = call.run(app.rerank_whole(request, arrival, deadline)).await;
+            let caller = call.caller;
+            let result = call.run(app.rerank_whole(request, caller)).await;
             (request_id, result.map(Outcome::Response))
         });
         None
@@ -145,41 +149,10 @@ impl Many {
     }
 }
 
-/// Not prost's own conversion: that negates what is negative, and overflows at the least of it.
-fn read_timeout(timeout: prost_types::Duration) -> Result<Duration, ()> {
-    let nanos = u32::try_from(timeout.nanos).ok().filter(|nanos| *nanos < NANOS_PER_SECOND);
-    let (Ok(seconds), Some(nanos)) = (u64::try_from(timeout.seconds), nanos) else { return Err(()) };
-    Ok(Duration::new(seconds, nanos))
-}
-
 fn error(status: &Status) -> RequestError {
     RequestError {
         code: status.code().into(),
         message: status.message().to_owned(),
         status_details: status.details().to_vec(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timeouts_are_read_as_protobuf_says() {
-        let most = Duration::new(i64::MAX as u64, 999_999_999);
-        let cases = [
-            (0, 0, Ok(Duration::ZERO)),
-            (1, 999_999_999, Ok(Duration::new(1, 999_999_999))),
-            (i64::MAX, 999_999_999, Ok(most)),
-            (0, 1_000_000_000, Err(())),
-            (0, -1, Err(())),
-            (1, -1, Err(())),
-            (-1, 0, Err(())),
-            (i64::MIN, 0, Err(())),
-            (i64::MIN, i32::MIN, Err(())),
-        ];
-        for (seconds, nanos, expected) in cases {
-            assert_eq!(read_timeout(prost_types::Duration { seconds, nanos }), expected, "{seconds} s {nanos} ns");
-        }
     }
 }

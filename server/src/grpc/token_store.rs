@@ -2,42 +2,45 @@
 
 use std::collections::HashMap;
 
-use sluice_core::admission::Work;
+use sluice_core::{Lane, Operation, Priority, Worth, cost::BatchShape};
 use sluice_proto::rerank::v1::{
     CollectionStats, CompactRequest, CompactResponse, DeleteRequest, DeleteResponse, PutRequest, PutResponse,
     StatsRequest, StatsResponse, StoredTokens, TokenStorage, token_store_service_server::TokenStoreService,
 };
 use sluice_service::status::Refusal;
 use sluice_tokenstore::{ModelDigest, Namespace};
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{App, Warm, call::Call, call::fault};
+use super::{
+    App, Warm,
+    call::{Call, Caller, fault},
+};
 use crate::{
-    engine::permit::Permit,
+    engine::permit::{Permit, Texts},
     job::{NewContent, NewDocument, PutJob, StoredAs},
     models::Model,
     prepare::Spelled,
-    store::{Batch, BatchDocument, Store},
+    store::{Batch, BatchDocument, Store, stored_as},
     validate,
-    vectors::{OwnedComponents, OwnedVectors},
+    vectors::OwnedVectors,
 };
 
 #[tonic::async_trait]
 impl TokenStoreService for App {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let call = Call::begin("Put", &request, self)?;
-        let deadline = call.deadline;
-        let work = async { self.put_documents(request.into_inner(), deadline).await };
+        let caller = call.caller;
+        let work = async { self.put_documents(request.into_inner(), caller).await };
         call.run(Box::pin(work)).await.map(Response::new)
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         let call = Call::begin("Delete", &request, self)?;
+        let caller = call.caller;
         let work = async {
             let job = validate::delete(request.into_inner(), &self.0.limits)?;
             let bytes = job.ids.iter().map(|id| id.len() as u64).sum();
-            let permit = self.admit(job.ids.len(), bytes)?;
+            let permit = self.admit_aside(caller, job.ids.len(), bytes)?;
             Ok(DeleteResponse { deleted: self.store()?.delete(job, permit).await? })
         };
         call.run(Box::pin(work)).await.map(Response::new)
@@ -56,10 +59,10 @@ impl TokenStoreService for App {
         let call = Call::begin("Compact", &request, self)?;
         let work = async {
             let namespace = validate::namespace_or_all(&request.into_inner().namespace)?;
-            let gained = self.store()?.compact(namespace).await?;
+            let done = self.store()?.compact(namespace).await?;
             Ok(CompactResponse {
-                reclaimed_bytes: gained.reclaimed_bytes,
-                rewritten_segments: gained.rewritten_segments,
+                reclaimed_bytes: done.bytes_before.saturating_sub(done.bytes_after),
+                rewritten_segments: u32::try_from(done.segments_before).unwrap_or(u32::MAX),
             })
         };
         call.run(Box::pin(work)).await.map(Response::new)
@@ -74,18 +77,34 @@ impl App {
         })
     }
 
-    async fn put_documents(&self, request: PutRequest, deadline: Instant) -> Result<PutResponse, Refusal> {
+    async fn put_documents(&self, request: PutRequest, caller: Caller) -> Result<PutResponse, Refusal> {
         let store = self.store()?;
         let warm = self.warm()?;
         let job = validate::put(request, &warm.models, &self.0.limits)?;
         store.check_writable()?;
         let model = warm.models.get(job.model);
-        let permit = self.admit(job.documents.len(), job.bytes())?;
+        store.check_layout(&job.namespace, model.digest, (job.storage, model.info.embedding_dim as usize))?;
+        let lane = Lane { model: job.model, operation: Operation::EncodeTokens };
+        let terms = self.terms(caller, Priority::Bulk, Worth::Whole);
+        let text = |document: &NewDocument| match &document.content {
+            NewContent::Text(text) => Some(text.len() as u64),
+            NewContent::Vectors(_) => None,
+        };
+        let lengths = || job.documents.iter().filter_map(text);
+        let texts = Texts {
+            lane,
+            count: lengths().count() as u64,
+            bytes: lengths().sum(),
+            tokens_max: model.tokens_max() as u64,
+        };
+        let permit = self.admit(terms, texts, job.documents.len(), job.bytes())?;
         let spelled = self.spell_new(&job, model).await?;
-        let computed_tokens = spelled.iter().map(|text| text.ids.len() as u64).sum();
+        let lengths = || spelled.iter().map(|text| u32::try_from(text.ids.len()).unwrap_or(u32::MAX));
+        let computed_tokens = lengths().map(u64::from).sum();
         self.check_size(&job, computed_tokens)?;
-        let (permit, mut admitted) = self.admit_tokens(permit, computed_tokens, deadline)?;
-        let put = self.put_admitted(warm, store, job, spelled, (permit, deadline)).await;
+        let work = [(lane, BatchShape::of_all(lengths()))];
+        let (permit, mut admitted) = self.admit_tokens(permit, computed_tokens, &work)?;
+        let put = self.put_admitted(warm, store, job, spelled, permit).await;
         admitted.end(put.as_ref().err());
         let (model, model_digest) = (model.name.clone(), model.info.digest.clone());
         Ok(PutResponse { documents: put?, computed_tokens, model, model_digest })
@@ -123,14 +142,16 @@ impl App {
         store: &Store,
         job: PutJob,
         spelled: Vec<Spelled>,
-        (permit, deadline): (Permit, Instant),
+        permit: Permit,
     ) -> Result<Vec<StoredTokens>, Refusal> {
         // All vectors of a put are in memory from here on; the request's own room is held until they are on disk.
         let turn = store.turn().await;
-        let borrowed = self.0.permits.try_admit(Work::default()).map_err(|_| Refusal::Internal)?;
+        let borrowed = self.0.permits.borrowed(permit.terms());
+        // The scheduler hears of all of it now.
+        permit.queued();
         let truncated: Vec<bool> = spelled.iter().map(|text| text.truncated).collect();
         let sequences = spelled.into_iter().map(|text| text.ids).collect();
-        let matrices = self.token_matrices(warm, job.model, sequences, (borrowed, deadline)).await?;
+        let matrices = self.token_matrices(warm, job.model, sequences, borrowed).await?;
         let mut encoded = matrices.into_iter().zip(truncated);
         let mut documents = Vec::with_capacity(job.documents.len());
         for NewDocument { id, content, content_hash } in job.documents {
@@ -138,8 +159,7 @@ impl App {
                 NewContent::Vectors(vectors) => (vectors, false),
                 NewContent::Text(_) => {
                     let (matrix, truncated) = encoded.next().ok_or(Refusal::Internal)?;
-                    let (components, dim) = (OwnedComponents::F32(matrix.data), matrix.dim);
-                    (OwnedVectors { components, dim }, truncated)
+                    (OwnedVectors::from(matrix), truncated)
                 }
             };
             documents.push(BatchDocument { id, content_hash, truncated, vectors });
@@ -163,13 +183,13 @@ impl App {
             model_digest: found.model.to_string(),
             model: names.get(&found.model).map(ToString::to_string).unwrap_or_default(),
             namespace: found.namespace.to_string(),
-            storage: wire_storage(found.storage).into(),
-            dim: u32::try_from(found.dim).unwrap_or(u32::MAX),
+            storage: wire_storage(stored_as(found.layout.storage())).into(),
+            dim: u32::try_from(found.layout.dim()).unwrap_or(u32::MAX),
             documents: found.documents,
             tokens: found.rows,
             live_bytes: found.live_bytes,
             dead_bytes: found.dead_bytes,
-            segments: found.segments,
+            segments: u32::try_from(found.segments).unwrap_or(u32::MAX),
         });
         Ok(StatsResponse { collections: collections.collect(), corrupt_records: stats.corrupt_records })
     }

@@ -5,7 +5,6 @@ use sluice_core::{
     batch::{Role, Sequence, TokenMatrix},
 };
 use sluice_service::status::Refusal;
-use tokio::time::Instant;
 
 use super::{App, Warm, refusal};
 use crate::engine::{Progress, SlotValue, Submission, permit::Permit};
@@ -17,12 +16,12 @@ impl App {
         warm: &Warm,
         model: ModelIndex,
         sequences: Vec<Vec<u32>>,
-        (permit, deadline): (Permit, Instant),
+        permit: Permit,
     ) -> Result<Vec<TokenMatrix>, Refusal> {
         let mut matrices: Vec<Option<TokenMatrix>> = sequences.iter().map(|_| None).collect();
         let sequences = sequences.into_iter().map(|ids| Sequence::single(ids, Role::Plain)).collect();
         let lane = Lane { model, operation: Operation::EncodeTokens };
-        let submission = Submission { lane, sequences, deadline: self.time(deadline), permit };
+        let submission = Submission { lane, sequences, permit };
         let mut answer = warm.engine.submit(submission).await.map_err(refusal)?;
         while let Progress::Ready(values) = answer.next().await.map_err(refusal)? {
             for (unit, value) in values {

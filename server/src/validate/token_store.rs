@@ -17,7 +17,7 @@ use crate::{
 /// [`Refusal::NotFound`] for an unknown model, else [`Refusal::InvalidArgument`] with every fault.
 pub fn put(request: wire::PutRequest, models: &Models, limits: &Limits) -> Result<PutJob, Refusal> {
     let mut faults = Faults::default();
-    faults.model_name(&request.model);
+    faults.model_name("model", &request.model);
     let namespace = faults.namespace(|| "namespace".to_owned(), &request.namespace);
     let storage = faults.storage(request.storage);
     faults.count("documents", request.documents.len(), limits.documents_per_request_max);

@@ -44,6 +44,25 @@ impl TestServer {
         server
     }
 
+    /// Serves a scripted model for each name, the first one by default, and waits until all are warm.
+    pub async fn several(scripts: &[(&str, &str)], configure: impl FnOnce(&mut ServerConfig)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let models = scripts.iter().map(|(name, script)| {
+            let file = folder.path().join(format!("{name}.toml"));
+            std::fs::write(&file, script).expect("a script");
+            ModelConfig { name: (*name).to_owned(), source: format!("scripted:{}", file.display()) }
+        });
+        let models: Vec<ModelConfig> = models.collect();
+        let source = models[0].source.clone();
+        let server = Self::start(folder, source, |config| {
+            config.model = models;
+            configure(config);
+        })
+        .await;
+        server.warm().await;
+        server
+    }
+
     /// The same, not waiting.
     pub async fn cold(script: &str, configure: impl FnOnce(&mut ServerConfig)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -67,6 +86,8 @@ impl TestServer {
             ..ServerConfig::default()
         };
         config.drain.grace = Duration::from_millis(50);
+        // What a test asks twice is computed twice, unless it is about that.
+        config.score_cache.bytes_max = 0;
         configure(&mut config);
         assert_eq!(config.faults(), [], "the test's own configuration");
         let server = Server::bind(config, machine()).await.expect("a port");

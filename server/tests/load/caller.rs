@@ -107,6 +107,7 @@ impl Caller {
                 match message.update.expect("an update that we know") {
                     Update::Scores(_) if first_is_enough => return Ok(None),
                     Update::Scores(update) => updates.take(update),
+                    Update::Stage(_) => panic!("no stages were asked for"),
                     Update::Response(answer) => {
                         updates.finish(&answer);
                         assert!(stream.message().await?.is_none(), "nothing comes after the answer");

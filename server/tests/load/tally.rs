@@ -110,7 +110,10 @@ impl Tally {
         let (answered, refused) = (of_code(Code::Ok), of_code(Code::ResourceExhausted));
         check("answered".to_owned(), answered, finished("answered"), unseen_of_all);
         check("failed".to_owned(), 0, finished("failed"), 0);
-        check("rejected".to_owned(), refused, since("sluice_rejected_total", &[]), unseen_of_all);
+        // What no server could do in time is refused with the code of a deadline.
+        let unreachable = since("sluice_rejected_total", &[("reason", "unreachable")]);
+        let rejected = since("sluice_rejected_total", &[]) - unreachable;
+        check("rejected".to_owned(), refused, rejected, unseen_of_all);
         // What went to a caller who had just left was computed all the same; so was a part of what was cancelled.
         let (slack, computed) =
             if mix == Mix::Patient && unseen_of_all == 0 { (0, 0) } else { (u64::MAX / 2, u64::MAX / 2) };
@@ -125,7 +128,9 @@ impl Tally {
         check("padding".to_owned(), 0, since("sluice_computed_tokens_total", &[("kind", "padding")]), 0);
         check("faults of batches".to_owned(), 0, since("sluice_batch_faults_total", &[]), 0);
         let removed = since("sluice_units_total", &[("event", "cancelled")]);
-        faults.extend(counts.too_little(mix, [finished("cancelled"), finished("expired"), removed]));
+        faults.extend(
+            counts.too_little(mix, [finished("cancelled"), finished("expired") + unreachable + rejected, removed]),
+        );
         faults
     }
 
@@ -178,7 +183,7 @@ impl Counts {
         let ok = |rpc: &Rpc| self.ended.get(&(*rpc, "OK")).copied().unwrap_or_default();
         let mut wanted: Vec<(String, u64)> = RPCS.iter().map(|rpc| (format!("{rpc:?} OK"), ok(rpc))).collect();
         if mix == Mix::Restless && RPCS.iter().map(ok).sum::<u64>() > 200 {
-            let ends = ["cancelled", "expired", "removed from the queue when cancelled"];
+            let ends = ["cancelled", "expired or refused in time", "removed from the queue when cancelled"];
             wanted.extend(ends.map(str::to_owned).into_iter().zip(cut_off));
         }
         wanted.into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| format!("{what}: none at all")).collect()

@@ -5,8 +5,8 @@ use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use sluice_proto::{
     model::v1::{Embedding, EncodeRequest, GetModelRequest, ListModelsRequest, TokenizeRequest},
     rerank::v1::{
-        CompactRequest, DeleteRequest, Document, ExplainRequest, PutDocument, PutRequest, Query, RerankManyRequest,
-        RerankRequest, StatsRequest, StoredDocument, Truncation,
+        Budget, CompactRequest, DeleteRequest, Document, ExplainRequest, PutDocument, PutRequest, Query,
+        RerankManyRequest, RerankRequest, StatsRequest, StoredDocument, Truncation,
         document::Content::{self, Stored},
         put_document, query as query_wire,
     },
@@ -101,6 +101,18 @@ pub fn rerank(rng: &mut StdRng) -> RerankRequest {
             long_document: rng.random_range(0..4),
         }),
         score_kind: rng.random_range(0..2),
+        stages: Vec::new(),
+        priority: rng.random_range(0..4),
+        budget: rng.random_bool(0.3).then(|| budget(rng)),
+        cache: rng.random_range(0..3),
+    }
+}
+
+fn budget(rng: &mut StdRng) -> Budget {
+    Budget {
+        time: rng.random_bool(0.5).then(|| prost_types::Duration { seconds: 1, nanos: rng.random_range(0..1000) }),
+        pairs: rng.random_range(0..4),
+        until_deadline: rng.random(),
     }
 }
 

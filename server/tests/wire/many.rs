@@ -157,7 +157,9 @@ async fn each_request_has_its_own_time() {
     many.ask("default", documents(1)).await;
     many.close();
     let (id, outcome) = many.next().await.expect("no error").expect("an answer");
-    assert_eq!((id.as_str(), status(&outcome).code()), ("hurried", Code::DeadlineExceeded));
+    // Too late by itself, or behind the others, whichever is known first.
+    let code = status(&outcome).code();
+    assert!(id == "hurried" && [Code::DeadlineExceeded, Code::ResourceExhausted].contains(&code), "{id}: {code:?}");
     assert!(begin.elapsed() < Duration::from_millis(700), "at its deadline, not at its end: {:?}", begin.elapsed());
     let (answers, end) = many.rest().await;
     end.expect("each is answered");

@@ -9,6 +9,7 @@ use sluice_proto::rerank::v1::{
     LongDocument, RerankRequest, RerankResponse, ScoreUpdate, Truncation, rerank_service_client::RerankServiceClient,
     rerank_stream_response::Update,
 };
+use sluice_server::{ServerConfig, config::PolicyName};
 use tonic::{Code, Request, transport::Channel};
 
 use super::{
@@ -30,6 +31,7 @@ async fn hear(client: &mut RerankServiceClient<Channel>, request: RerankRequest)
         let message = stream.message().await.expect("no error").expect("the response comes before the end");
         match message.update.expect("always set") {
             Update::Scores(scores) => updates.push(scores),
+            Update::Stage(_) => unreachable!("no stages were asked for"),
             Update::Response(response) => {
                 assert!(stream.message().await.expect("no error").is_none(), "nothing comes after the response");
                 return Heard { updates, response };
@@ -106,7 +108,8 @@ async fn scores_come_while_others_are_computed() {
 #[tokio::test]
 async fn a_slow_reader_gets_updates_merged_and_holds_nobody_up() {
     const DOCUMENTS: usize = 300;
-    let server = TestServer::scripted(&one_by_one(1), |_| ()).await;
+    let in_order = |config: &mut ServerConfig| config.scheduler.policy = PolicyName::Fifo;
+    let server = TestServer::scripted(&one_by_one(1), in_order).await;
     // A window for a few updates: what the reader has not read, the server cannot send.
     let narrow = server.endpoint().initial_stream_window_size(128).initial_connection_window_size(1 << 20);
     let mut slow = RerankServiceClient::new(narrow.connect().await.expect("the server listens"));
@@ -125,6 +128,7 @@ async fn a_slow_reader_gets_updates_merged_and_holds_nobody_up() {
     while let Some(message) = stream.message().await.expect("no error") {
         match message.update.expect("always set") {
             Update::Scores(scores) => updates.push(scores),
+            Update::Stage(_) => unreachable!("no stages were asked for"),
             Update::Response(last) => response = Some(last),
         }
     }
@@ -148,7 +152,7 @@ async fn a_stream_ends_at_its_deadline_with_what_it_has() {
         match stream.message().await {
             Ok(Some(message)) => match message.update.expect("always set") {
                 Update::Scores(scores) => updates.push(scores),
-                Update::Response(_) => unreachable!("2 s of work in 400 ms"),
+                Update::Stage(_) | Update::Response(_) => unreachable!("2 s of work in 400 ms"),
             },
             Ok(None) => unreachable!("an end without an answer is an error"),
             Err(status) => break status,

@@ -193,6 +193,7 @@ async fn streams_send_what_is_scored() {
         };
         match update {
             Update::Scores(scores) => scored.extend(scores.documents.iter().map(|document| document.index)),
+            Update::Stage(_) => unreachable!("no stages were asked for"),
             Update::Response(response) => break response,
         }
     };
@@ -306,6 +307,30 @@ async fn what_cannot_be_put_is_refused_whole() {
     let status = put(&server, changed(&|put| put.storage = TokenStorage::Int8.into())).await.expect_err("it is f16");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "STORED_OTHERWISE"));
     check_scores(&rerank(&server, all_stored("n")).await, &expected(&server).await, 4e-3);
+}
+
+/// Encoding the poison would fail the put: it is not tried.
+#[tokio::test]
+async fn another_storage_is_refused_before_anything_is_encoded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().join("tokens");
+    let server = TestServer::scripted("max_tokens = 64\npoison = \"poison\"\n", |config| {
+        config.token_store.dir = Some(dir);
+    })
+    .await;
+    put(&server, put_of("n", &TEXTS)).await.expect("a new collection, in f16");
+    let poisoned =
+        |storage: TokenStorage| PutRequest { storage: storage.into(), ..put_of("n", &["some poison", "and more"]) };
+    let cases = [
+        (TokenStorage::Int8, Code::FailedPrecondition),
+        (TokenStorage::Binary, Code::FailedPrecondition),
+        (TokenStorage::F16, Code::Internal),
+        (TokenStorage::Unspecified, Code::Internal),
+    ];
+    for (storage, expected) in cases {
+        let status = put(&server, poisoned(storage)).await.expect_err("another storage, or poison");
+        assert_eq!(status.code(), expected, "{storage:?}: {status:?}");
+    }
 }
 
 #[tokio::test]

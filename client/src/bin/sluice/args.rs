@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod explain;
+pub(crate) mod spending;
 pub(crate) mod tokens;
 
 use std::path::PathBuf;
@@ -22,15 +23,17 @@ stored was made from another text; without, such a document is unscored and come
 
 Output with --json, one object on one line; absent values are null:
   {\"query\", \"model\", \"model_digest\", \"method\", \"score_kind\", \"documents\",
-   \"partial\", \"partial_reasons\": [\"stored_document_unavailable\"],
-   \"results\": [{\"rank\", \"index\", \"id\", \"score\", \"unscored\", \"source\", \"tokens\", \"truncated\", \"best_chunk\",
-                \"text\"}, …],
-   \"usage\": {\"query_tokens\", \"document_tokens\", \"computed_tokens\"},
+   \"partial\", \"partial_reasons\": [\"stored_document_unavailable\", \"budget\"],
+   \"results\": [{\"rank\", \"index\", \"id\", \"score\", \"stage\", \"unscored\", \"source\", \"tokens\", \"truncated\",
+                \"best_chunk\", \"text\"}, …],
+   \"usage\": {\"query_tokens\", \"document_tokens\", \"computed_tokens\", \"cached_tokens\"},
    \"timing\": {\"queue_seconds\", \"tokenize_seconds\", \"compute_seconds\", \"total_seconds\"}}
   rank counts from 1, index is the document's position in the input, from 0;
   best_chunk is {\"index\", \"byte_start\", \"byte_end\"} where a document was scored in chunks;
   source says what was scored: text, stored, text_for_missing or text_for_stale; of an unscored document
-  none_missing or none_stale, and its score is null. partial says that there are such documents.
+  none_missing, none_stale or none_budget, and its score is null. stage is the last one that scored it, from 1,
+  and 0 for an unscored document. partial says that some documents were not scored by every stage that they
+  should have reached, partial_reasons why.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -62,6 +65,10 @@ Output with --json, one object on one line:
    \"documents_per_second\"}
   documents_per_second is over the time from the first request to the last answer (for the method
   `none`, from the first line read to the last).
+With --budget-ms, one such object for each budget, on a line of its own, with besides
+   \"budget_ms\", \"partial_queries\", \"scored_share\", \"latency_seconds\": {\"p50\", \"p90\", \"max\"}
+  partial_queries counts answers that were partial; scored_share is the share of documents that have a score;
+  latencies are those of the calls, where --concurrency 1 leaves each the server alone. The table has a row for each.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -101,8 +108,13 @@ pub(crate) struct RerankArgs {
     #[arg(long, value_name = "M")]
     pub model: Option<String>,
     /// How to score [default: what the model is made for]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "stages")]
     pub method: Option<MethodArg>,
+    #[command(flatten)]
+    pub spending: spending::SpendingArgs,
+    /// Time from the request's arrival, after which the best order known is the answer
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub budget_ms: Option<u64>,
     /// What the documents are scored against
     #[arg(long, value_name = "Q")]
     pub query: String,
@@ -154,8 +166,14 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "M")]
     pub model: Option<String>,
     /// How to score; `none` keeps the given order and needs no server
-    #[arg(long)]
-    pub method: EvalMethodArg,
+    #[arg(long, required_unless_present = "stages", conflicts_with = "stages")]
+    pub method: Option<EvalMethodArg>,
+    #[command(flatten)]
+    pub spending: spending::SpendingArgs,
+    /// Time for each query, after which the best order known is the answer; several, separated by commas, are measured
+    /// one after another
+    #[arg(long, value_name = "MS", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
+    pub budget_ms: Vec<u64>,
     /// Take the documents from this namespace of the server's token store; for late_interaction
     #[arg(long, value_name = "NAMESPACE")]
     pub stored: Option<String>,
@@ -184,9 +202,12 @@ pub(crate) struct ServerArgs {
     /// The server's address [default: $SLUICE_URL, or else http://127.0.0.1:50051]
     #[arg(long = "server", value_name = "URL")]
     pub url: Option<String>,
+    /// Who calls [default: $SLUICE_TOKEN, which others on the machine cannot read]
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum MethodArg {
     /// MaxSim over token vectors

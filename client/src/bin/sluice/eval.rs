@@ -1,45 +1,76 @@
 //! `sluice eval`: reranks a test collection and says how good the order is.
 
 mod candidates;
+mod ranker;
+mod report;
 mod score;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use futures_util::{StreamExt, stream};
 use indicatif::ProgressBar;
-use serde::{Serialize, Serializer};
-use sluice_client::{Client, Rerank, RerankResponse, content_hash, table};
 use tokio::time::Instant;
 
 use self::{
-    candidates::{CandidateSet, Candidates},
+    candidates::Candidates,
+    ranker::{Ranked, Ranker},
+    report::{Latencies, Output, Within},
     score::Evaluation,
 };
 use crate::{
     args::{EvalArgs, EvalMethodArg},
-    output::{Failure, note, print, print_json, width},
+    output::{Failure, note, print, print_json},
     progress,
-    server::connect,
-    unscored::Unscored,
+    server::ServerDefault,
 };
 
-pub(crate) async fn run(args: &EvalArgs, server_default: &str) -> Result<(), Failure> {
-    if args.stored.is_some() && args.method != EvalMethodArg::LateInteraction {
+pub(crate) async fn run(args: &EvalArgs, server_default: &ServerDefault) -> Result<(), Failure> {
+    if args.stored.is_some() && args.method != Some(EvalMethodArg::LateInteraction) {
         return Err(Failure::Usage("--stored is for --method late_interaction".to_owned()));
     }
+    if args.run_out.is_some() && args.budget_ms.len() > 1 {
+        return Err(Failure::Usage("--run-out is for one --budget-ms: a file holds one run".to_owned()));
+    }
     let qrels = fs::read_to_string(&args.qrels).with_context(|| args.qrels.display().to_string())?;
-    let mut evaluation = Evaluation::against(&qrels).with_context(|| args.qrels.display().to_string())?;
-    let mut candidates = Candidates::open(&args.candidates)?;
     let ranker = Ranker::connect(args, server_default).await?;
+    let budgets: Vec<Option<u64>> =
+        if args.budget_ms.is_empty() { vec![None] } else { args.budget_ms.iter().copied().map(Some).collect() };
+    let mut outputs = Vec::with_capacity(budgets.len());
+    let mut written = Ok(());
+    for budget in budgets {
+        let (output, evaluation) = measure(args, &qrels, &ranker, budget).await?;
+        if args.json {
+            print_json(&output)?;
+        }
+        if let Some(file) = &args.run_out {
+            written = write_run(file, &evaluation, &output.method);
+        }
+        outputs.push(output);
+    }
+    // What was measured is told before it is said that its file could not be written.
+    if !args.json {
+        print(&report::table(&outputs))?;
+    }
+    Ok(written?)
+}
 
+/// Ranks every candidate set within a budget of so many milliseconds, and holds the order against the judgments.
+async fn measure(
+    args: &EvalArgs,
+    qrels: &str,
+    ranker: &Ranker<'_>,
+    budget_ms: Option<u64>,
+) -> Result<(Output, Evaluation), Failure> {
+    let mut evaluation = Evaluation::against(qrels).with_context(|| args.qrels.display().to_string())?;
+    let mut candidates = Candidates::open(&args.candidates)?;
     let progress = progress::bar(Some(candidates.bytes()));
     let start = Instant::now();
-    let ranked = rank_all(args, &ranker, &mut candidates, &mut evaluation, &progress).await;
+    let counted = rank_all(args, (ranker, budget_ms), &mut candidates, &mut evaluation, &progress).await;
     let elapsed = start.elapsed();
     progress.finish_and_clear();
-    let documents = ranked?;
+    let counted = counted?;
     let missing = evaluation.judged_without_ranking();
     if missing > 0 {
         note(&format!("judged queries without candidates: {missing}; they count as 0 where anything was relevant"));
@@ -48,157 +79,78 @@ pub(crate) async fn run(args: &EvalArgs, server_default: &str) -> Result<(), Fai
     if report.queries == 0 {
         return Err(anyhow!("{}: no query has a relevant document", args.qrels.display()).into());
     }
-
-    let method = name(args.method);
-    let written = args.run_out.as_deref().map_or(Ok(()), |file| write_run(file, &evaluation, &method));
-    let documents_per_second = documents as f64 / elapsed.as_secs_f64().max(1e-9);
-    let output = Output { queries: report.queries, method, metrics: report.metrics, documents_per_second };
-    // What was measured is told before it is said that its file could not be written.
-    if args.json {
-        print_json(&output)?;
-    } else {
-        print(&output.table())?;
-    }
-    Ok(written?)
+    let output = Output {
+        queries: report.queries,
+        method: name(args),
+        metrics: report.metrics,
+        documents_per_second: counted.documents as f64 / elapsed.as_secs_f64().max(1e-9),
+        within: budget_ms.map(|budget_ms| counted.within(budget_ms)),
+    };
+    Ok((output, evaluation))
 }
 
-/// Ranks every candidate set, `concurrency` at once; says how many documents there were.
+/// Ranks every candidate set, `concurrency` at once.
 async fn rank_all(
     args: &EvalArgs,
-    ranker: &Ranker,
+    (ranker, budget_ms): (&Ranker<'_>, Option<u64>),
     candidates: &mut Candidates,
     evaluation: &mut Evaluation,
     progress: &ProgressBar,
-) -> anyhow::Result<usize> {
-    let mut documents = 0;
+) -> anyhow::Result<Counted> {
+    let mut counted = Counted::default();
     let mut ranked = stream::iter(candidates)
         .map(|set| async move {
             let set = set?;
             let (bytes, qid) = (set.bytes, set.qid.clone());
-            let ranking = ranker.rank(set).await.with_context(|| format!("query {qid}"))?;
-            anyhow::Ok((qid, ranking, bytes))
+            let ranked = ranker.rank(set, budget_ms).await.with_context(|| format!("query {qid}"))?;
+            anyhow::Ok((qid, ranked, bytes))
         })
         .buffer_unordered(usize::from(args.concurrency));
     while let Some(answer) = ranked.next().await {
-        let (qid, ranking, bytes) = answer?;
-        documents += ranking.len();
-        evaluation.add(&qid, ranking).with_context(|| args.candidates.display().to_string())?;
+        let (qid, ranked, bytes) = answer?;
+        counted.add(&ranked);
+        evaluation.add(&qid, ranked.ids).with_context(|| args.candidates.display().to_string())?;
         progress.inc(bytes);
-        progress.set_message(format!("{documents} documents"));
+        progress.set_message(format!("{} documents", counted.documents));
     }
-    Ok(documents)
+    Ok(counted)
 }
 
-/// Puts candidates in order.
-enum Ranker {
-    /// As they are.
-    Given,
-    /// By a server's scores.
-    Server { client: Client, template: Box<Rerank>, stored: Option<String> },
+/// What was ranked.
+#[derive(Debug, Default)]
+struct Counted {
+    documents: usize,
+    /// Of those, what a stage has scored.
+    scored: usize,
+    partial: usize,
+    latencies: Vec<Duration>,
 }
 
-impl Ranker {
-    async fn connect(args: &EvalArgs, server_default: &str) -> Result<Self, Failure> {
-        let Some(method) = args.method.scored() else { return Ok(Self::Given) };
-        let client = connect(&args.server, server_default, args.deadline_ms).await?;
-        let template = Rerank::default().method(method).model(args.model.clone().unwrap_or_default());
-        Ok(Self::Server { client, template: Box::new(template), stored: args.stored.clone() })
+impl Counted {
+    fn add(&mut self, ranked: &Ranked) {
+        self.documents += ranked.ids.len();
+        self.scored += ranked.scored;
+        self.partial += usize::from(ranked.partial);
+        self.latencies.push(ranked.took);
     }
 
-    /// The documents' ids, best first.
-    async fn rank(&self, set: CandidateSet) -> anyhow::Result<Vec<String>> {
-        match self {
-            // A server refuses a request without documents; their order is known.
-            Self::Server { client, template, stored } if !set.ids.is_empty() => {
-                let request = template.clone().query(set.query);
-                let documents = set.ids.iter().zip(set.texts);
-                let request = match stored {
-                    Some(namespace) => documents
-                        .fold(request, |request, (id, text)| request.stored_as(id, namespace, content_hash(&text))),
-                    None => request.documents(documents),
-                };
-                in_order(set.ids, &client.rerank(request).await?)
-            }
-            Self::Given | Self::Server { .. } => Ok(set.ids),
+    fn within(mut self, budget_ms: u64) -> Within {
+        self.latencies.sort_unstable();
+        Within {
+            budget_ms,
+            partial_queries: self.partial,
+            scored_share: self.scored as f64 / self.documents.max(1) as f64,
+            latency_seconds: Latencies::of(&self.latencies),
         }
     }
-}
-
-/// The ids in the order of the answer, which must hold each document once.
-fn in_order(ids: Vec<String>, response: &RerankResponse) -> anyhow::Result<Vec<String>> {
-    let documents = ids.len();
-    let mut ids: Vec<Option<String>> = ids.into_iter().map(Some).collect();
-    let mut take = |index: u32| ids.get_mut(index as usize).and_then(Option::take);
-    let ranking: Option<Vec<String>> = response.results.iter().map(|result| take(result.index)).collect();
-    let ranking = ranking.context("the answer names a document that was not asked for, or one twice")?;
-    ensure!(ranking.len() == documents, "the answer ranks {} of {documents} documents", ranking.len());
-    let unscored = Unscored::among(&response.results);
-    ensure!(unscored.total() == 0, "{} of {documents} documents are unscored: {unscored}", unscored.total());
-    Ok(ranking)
 }
 
 fn write_run(file: &Path, evaluation: &Evaluation, method: &str) -> anyhow::Result<()> {
     fs::write(file, evaluation.trec_run(&format!("sluice-{method}"))).with_context(|| file.display().to_string())
 }
 
-/// As it is spelt on the command line.
-fn name(method: EvalMethodArg) -> String {
-    method.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-}
-
-/// What `--json` prints; `sluice eval --help` documents it.
-#[derive(Serialize)]
-struct Output {
-    queries: usize,
-    method: String,
-    #[serde(serialize_with = "as_object")]
-    metrics: Vec<(String, f64)>,
-    documents_per_second: f64,
-}
-
-/// An object whose keys keep their order.
-fn as_object<S: Serializer>(metrics: &[(String, f64)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(metrics.iter().map(|(name, value)| (name, value)))
-}
-
-impl Output {
-    fn table(&self) -> String {
-        let mut table = table::plain(width());
-        table.set_header(["metric", &self.method]);
-        for (name, value) in &self.metrics {
-            table.add_row([name.into(), table::right(format!("{value:.4}"))]);
-        }
-        table.add_row(["queries".into(), table::right(self.queries.to_string())]);
-        table.add_row(["documents/s".into(), table::right(format!("{:.1}", self.documents_per_second))]);
-        table.to_string()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use sluice_client::RerankResult;
-
-    use super::*;
-
-    #[test]
-    fn an_answer_must_rank_every_document_once() {
-        let cases: [(&[u32], Option<&[&str]>); 6] = [
-            (&[2, 0, 1], Some(&["c", "a", "b"])),
-            (&[0, 1, 2], Some(&["a", "b", "c"])),
-            (&[0, 1], None),
-            (&[0, 1, 1], None),
-            (&[0, 1, 3], None),
-            (&[0, 1, 2, 2], None),
-        ];
-        for (indices, expected) in cases {
-            let results = indices.iter().map(|&index| RerankResult { index, ..RerankResult::default() }).collect();
-            let response = RerankResponse { results, ..RerankResponse::default() };
-            let ranking = in_order(["a", "b", "c"].map(str::to_owned).to_vec(), &response).ok();
-            assert_eq!(
-                ranking.as_deref(),
-                expected.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()).as_deref(),
-                "{indices:?}"
-            );
-        }
-    }
+/// The method, or the stages, as they are spelt on the command line.
+fn name(args: &EvalArgs) -> String {
+    let method = args.method.and_then(|method| method.to_possible_value());
+    method.map_or_else(|| args.spending.stage_names(), |method| method.get_name().to_owned())
 }

@@ -14,11 +14,15 @@ use crate::{
     args::explain::{ColorArg, ExplainArgs},
     documents::{Documents, Form},
     output::{Failure, note, print, print_json, width},
-    server::connect,
+    server::{ServerDefault, connect},
 };
 
 /// `colours_welcome`: the environment does not speak against them.
-pub(crate) async fn run(args: &ExplainArgs, server_default: &str, colours_welcome: bool) -> Result<(), Failure> {
+pub(crate) async fn run(
+    args: &ExplainArgs,
+    server_default: &ServerDefault,
+    colours_welcome: bool,
+) -> Result<(), Failure> {
     let documents = match (&args.stored, args.ids.is_empty()) {
         (_, false) => Documents::stored(args.ids.clone()),
         (Some(_), true) => Documents::read(args.file.as_deref(), Form::Stored)?,

@@ -24,12 +24,15 @@ use clap::Parser;
 use crate::{
     args::{Args, Command},
     output::{Failure, note},
+    server::ServerDefault,
 };
 
 /// Where a server listens unless it is told otherwise.
 const SERVER_DEFAULT: &str = "http://127.0.0.1:50051";
 /// Names the server where `--server` does not.
 const SERVER_VARIABLE: &str = "SLUICE_URL";
+/// Says who calls where `--token` does not.
+const TOKEN_VARIABLE: &str = "SLUICE_TOKEN";
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -69,10 +72,16 @@ fn colours_welcome() -> bool {
     set("NO_COLOR").is_none() && set("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
-fn server_default() -> Result<String, Failure> {
-    match env::var(SERVER_VARIABLE) {
-        Ok(url) if !url.is_empty() => Ok(url),
-        Ok(_) | Err(env::VarError::NotPresent) => Ok(SERVER_DEFAULT.to_owned()),
-        Err(env::VarError::NotUnicode(_)) => Err(Failure::Usage(format!("{SERVER_VARIABLE} is not UTF-8"))),
+fn server_default() -> Result<ServerDefault, Failure> {
+    let url = variable(SERVER_VARIABLE)?.unwrap_or_else(|| SERVER_DEFAULT.to_owned());
+    Ok(ServerDefault { url, token: variable(TOKEN_VARIABLE)? })
+}
+
+/// What the environment says; nothing, if that is empty.
+fn variable(name: &str) -> Result<Option<String>, Failure> {
+    match env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(Failure::Usage(format!("{name} is not UTF-8"))),
     }
 }

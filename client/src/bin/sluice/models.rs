@@ -6,13 +6,13 @@ use sluice_client::{Model, names, table};
 use crate::{
     args::ModelsArgs,
     output::{Failure, print, print_json, width},
-    server::connect,
+    server::{ServerDefault, connect},
 };
 
 /// Characters of a digest that a person compares.
 const DIGEST_SHOWN: usize = 12;
 
-pub(crate) async fn run(args: &ModelsArgs, server_default: &str) -> Result<(), Failure> {
+pub(crate) async fn run(args: &ModelsArgs, server_default: &ServerDefault) -> Result<(), Failure> {
     let client = connect(&args.server, server_default, args.deadline_ms).await?;
     let models = client.list_models().await?;
     if args.json {

@@ -64,7 +64,7 @@ impl From<io::Error> for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Address { .. } => Self::Usage(error.to_string()),
+            ClientError::Address { .. } | ClientError::Options(_) => Self::Usage(error.to_string()),
             _ => Self::Failed(error.into()),
         }
     }

@@ -7,11 +7,11 @@ use crate::{
     args::RerankArgs,
     documents::{Documents, Form},
     output::{Failure, note, print, print_json, width},
-    server::connect,
+    server::{ServerDefault, connect},
     unscored::Unscored,
 };
 
-pub(crate) async fn run(args: &RerankArgs, server_default: &str) -> Result<(), Failure> {
+pub(crate) async fn run(args: &RerankArgs, server_default: &ServerDefault) -> Result<(), Failure> {
     let form = if args.stored.is_some() { Form::Stored } else { Form::Texts };
     let documents = Documents::read(args.file.as_deref(), form)?;
     let client = connect(&args.server, server_default, args.deadline_ms).await?;
@@ -39,6 +39,7 @@ fn request(args: &RerankArgs, documents: &Documents) -> Rerank {
     if let Some(method) = args.method {
         request = request.method(method.into());
     }
+    request = args.spending.within(args.spending.apply(request), args.budget_ms);
     if let Some(score) = args.min_score {
         request = request.min_score(score);
     }
@@ -56,14 +57,12 @@ fn request(args: &RerankArgs, documents: &Documents) -> Rerank {
 
 /// Why the answer is less than was asked for. Documents without a score are last, so not all of them may be shown.
 fn partial(response: &RerankResponse) -> String {
+    let reasons: Vec<_> = response.partial_reasons.iter().map(|reason| names::partial_reason(*reason)).collect();
+    let reasons = reasons.join(", ");
     let unscored = Unscored::among(&response.results);
     match unscored.total() {
-        0 => {
-            let reasons: Vec<_> =
-                response.partial_reasons.iter().map(|reason| names::partial_reason(*reason)).collect();
-            format!("the answer is partial: {}", reasons.join(", "))
-        }
-        _ => format!("the answer is partial; unscored documents: {unscored}"),
+        0 => format!("the answer is partial: {reasons}"),
+        _ => format!("the answer is partial: {reasons}; unscored documents: {unscored}"),
     }
 }
 
@@ -112,6 +111,7 @@ struct Row<'a> {
     index: u32,
     id: &'a str,
     score: f32,
+    stage: u32,
     unscored: bool,
     source: String,
     tokens: u32,
@@ -132,6 +132,7 @@ struct Usage {
     query_tokens: u64,
     document_tokens: u64,
     computed_tokens: u64,
+    cached_tokens: u64,
 }
 
 #[derive(Serialize)]
@@ -149,6 +150,7 @@ impl<'a> Output<'a> {
             index: result.index,
             id: &result.id,
             score: result.score,
+            stage: result.stage,
             unscored: result.unscored,
             source: names::document_source(result.source),
             tokens: result.tokens,
@@ -176,6 +178,7 @@ impl<'a> Output<'a> {
                 query_tokens: usage.query_tokens,
                 document_tokens: usage.document_tokens,
                 computed_tokens: usage.computed_tokens,
+                cached_tokens: usage.cached_tokens,
             }),
             timing: response.timing.map(|timing| Timing {
                 queue_seconds: timing.queue.map(|time| seconds(time.seconds, time.nanos)),

@@ -11,10 +11,10 @@ use sluice_client::{CollectionStats, StatsResponse, names, table};
 use crate::{
     args::tokens::{CompactArgs, DeleteArgs, StatsArgs, TokensCommand},
     output::{Failure, note, print, print_json, width},
-    server::connect,
+    server::{ServerDefault, connect},
 };
 
-pub(crate) async fn run(command: &TokensCommand, server_default: &str) -> Result<(), Failure> {
+pub(crate) async fn run(command: &TokensCommand, server_default: &ServerDefault) -> Result<(), Failure> {
     match command {
         TokensCommand::Put(args) => put::run(args, server_default).await,
         TokensCommand::Delete(args) => delete(args, server_default).await,
@@ -23,13 +23,13 @@ pub(crate) async fn run(command: &TokensCommand, server_default: &str) -> Result
     }
 }
 
-async fn delete(args: &DeleteArgs, server_default: &str) -> Result<(), Failure> {
+async fn delete(args: &DeleteArgs, server_default: &ServerDefault) -> Result<(), Failure> {
     let client = connect(&args.server, server_default, args.deadline_ms).await?;
     let deleted = client.delete_tokens(&args.namespace, &args.ids).await?.deleted;
     if args.json { print_json(&Deleted { deleted }) } else { print(&format!("{deleted} deleted")) }
 }
 
-async fn stats(args: &StatsArgs, server_default: &str) -> Result<(), Failure> {
+async fn stats(args: &StatsArgs, server_default: &ServerDefault) -> Result<(), Failure> {
     let client = connect(&args.server, server_default, args.deadline_ms).await?;
     let stats = client.token_stats(args.namespace.as_deref().unwrap_or_default()).await?;
     if args.json {
@@ -42,7 +42,7 @@ async fn stats(args: &StatsArgs, server_default: &str) -> Result<(), Failure> {
     if stats.collections.is_empty() { print("nothing is stored") } else { print(&overview(&stats)) }
 }
 
-async fn compact(args: &CompactArgs, server_default: &str) -> Result<(), Failure> {
+async fn compact(args: &CompactArgs, server_default: &ServerDefault) -> Result<(), Failure> {
     let client = connect(&args.server, server_default, args.deadline_ms).await?;
     let gained = client.compact_tokens(args.namespace.as_deref().unwrap_or_default()).await?;
     let (reclaimed_bytes, rewritten_segments) = (gained.reclaimed_bytes, gained.rewritten_segments);

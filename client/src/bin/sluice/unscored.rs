@@ -9,6 +9,8 @@ use sluice_client::{DocumentSource, RerankResult};
 pub(crate) struct Unscored {
     pub missing: usize,
     pub stale: usize,
+    /// A budget was spent before.
+    pub budget: usize,
     /// For a reason that a later server has and we do not know.
     pub unknown: usize,
 }
@@ -20,6 +22,7 @@ impl Unscored {
             match result.source() {
                 DocumentSource::NoneMissing => found.missing += 1,
                 DocumentSource::NoneStale => found.stale += 1,
+                DocumentSource::NoneBudget => found.budget += 1,
                 _ => found.unknown += 1,
             }
         }
@@ -27,7 +30,7 @@ impl Unscored {
     }
 
     pub(crate) fn total(self) -> usize {
-        self.missing + self.stale + self.unknown
+        self.missing + self.stale + self.budget + self.unknown
     }
 }
 
@@ -37,6 +40,7 @@ impl fmt::Display for Unscored {
         let parts = [
             (self.missing, "not stored"),
             (self.stale, "stored from another text"),
+            (self.budget, "beyond the budget"),
             (self.unknown, "for an unknown reason"),
         ];
         for (n, (count, reason)) in parts.into_iter().filter(|(count, _)| *count > 0).enumerate() {
@@ -63,12 +67,16 @@ mod tests {
             result(true, DocumentSource::NoneMissing),
             result(true, DocumentSource::NoneStale),
             result(true, DocumentSource::NoneMissing),
+            result(true, DocumentSource::NoneBudget),
             RerankResult { source: 99, ..result(true, DocumentSource::Text) },
         ];
         let found = Unscored::among(&results);
-        assert_eq!(found, Unscored { missing: 2, stale: 1, unknown: 1 });
-        assert_eq!(found.total(), 4);
-        assert_eq!(found.to_string(), "2 not stored, 1 stored from another text, 1 for an unknown reason");
+        assert_eq!(found, Unscored { missing: 2, stale: 1, budget: 1, unknown: 1 });
+        assert_eq!(found.total(), 5);
+        assert_eq!(
+            found.to_string(),
+            "2 not stored, 1 stored from another text, 1 beyond the budget, 1 for an unknown reason"
+        );
         assert_eq!(Unscored::among(&results[..1]).total(), 0);
     }
 }

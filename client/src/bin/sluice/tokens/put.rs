@@ -15,7 +15,7 @@ use crate::{
     lines::Input,
     output::{Failure, note, print, print_json, width},
     progress,
-    server::connect,
+    server::{ServerDefault, connect},
 };
 
 /// Batches under way: the server encodes one while the next one travels.
@@ -23,7 +23,7 @@ const BATCHES_IN_FLIGHT_MAX: usize = 2;
 /// Batches that are read before they can be sent.
 const BATCHES_READ_AHEAD_MAX: usize = 1;
 
-pub(crate) async fn run(args: &PutArgs, server_default: &str) -> Result<(), Failure> {
+pub(crate) async fn run(args: &PutArgs, server_default: &ServerDefault) -> Result<(), Failure> {
     let input = Input::open(args.file.as_deref())?;
     let name = input.name.clone();
     let client = connect(&args.server, server_default, args.deadline_ms).await?;

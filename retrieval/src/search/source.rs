@@ -1,0 +1,149 @@
+//! What a search needs of a collection and of its indexes.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use roaring::RoaringBitmap;
+
+use super::{FacetJob, LegQuery, Projection, SnippetJob};
+use crate::{
+    document::{SparseVector, StoredDocument},
+    filter::Filter,
+    identity::{DocId, Lsn},
+    payload::Scalar,
+    vector_index::{Hit, IndexError, Stop},
+};
+
+/// A collection, as a search sees it.
+pub trait Source: Send + Sync {
+    /// Its present moment. What was acknowledged before is in it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, SourceError>;
+
+    /// The index that answers a query, with the query in it.
+    ///
+    /// # Errors
+    /// If there is no such index now.
+    fn leg(&self, query: &LegQuery) -> Result<Box<dyn Leg + '_>, SourceError>;
+}
+
+/// A moment of a collection. May be read from several threads.
+pub trait Snapshot: Send + Sync {
+    /// The last write in it.
+    fn lsn(&self) -> Lsn;
+
+    /// Documents in it.
+    fn documents(&self) -> u64;
+
+    /// The live documents of which a filter is true.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn matching(&self, filter: &Filter) -> Result<RoaringBitmap, SourceError>;
+
+    /// The id of each document, `None` for one that is not live.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn ids(&self, documents: &[DocId]) -> Result<Vec<Option<Arc<str>>>, SourceError>;
+
+    /// The number of a document's version in it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn find(&self, id: &str) -> Result<Option<DocId>, SourceError>;
+
+    /// A document with at least what is asked for; `None` for one that is not live.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn read(&self, document: DocId, projection: &Projection) -> Result<Option<ReadDocument>, SourceError>;
+
+    /// Counts values of a payload field over the documents of `among`, or all.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn facet(&self, facet: &FacetJob, among: Option<&RoaringBitmap>) -> Result<Facet, SourceError>;
+}
+
+/// A document that was read, with the vectors that were asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadDocument {
+    /// Everything but vectors.
+    pub stored: StoredDocument,
+    /// Dense vectors by name.
+    pub dense: Vec<(String, Vec<f32>)>,
+    /// Sparse vectors by name.
+    pub sparse: Vec<(String, SparseVector)>,
+}
+
+/// How often values occur.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facet {
+    /// The payload field.
+    pub field: String,
+    /// Most frequent first, equal counts by ascending value; with the documents that have it.
+    pub values: Vec<(Scalar, u64)>,
+    /// Different values in all.
+    pub distinct: u64,
+}
+
+/// An index with a query.
+pub trait Leg {
+    /// The last write that it has.
+    fn applied(&self) -> Lsn;
+
+    /// Waits until it has a write, for at most so long; whether it has.
+    fn wait_for(&self, lsn: Lsn, time: Duration) -> bool;
+
+    /// The `k` best documents, best first; only those in `among` if that is given.
+    ///
+    /// # Errors
+    /// [`IndexError::Stopped`] if `stop` said so, and others.
+    fn search(&self, k: usize, among: Option<&RoaringBitmap>, stop: &dyn Stop) -> Result<Vec<Hit>, IndexError>;
+
+    /// How rare the query's words are, 0 to 1, where it has words.
+    fn rarity(&self) -> Option<f64> {
+        None
+    }
+
+    /// Pieces of each document's texts, in their order; nothing where the query has no words.
+    ///
+    /// # Errors
+    /// Its own.
+    fn snippets(&self, _: &SnippetJob, documents: &[&StoredDocument]) -> Result<Vec<Vec<Snippet>>, IndexError> {
+        Ok(vec![Vec::new(); documents.len()])
+    }
+}
+
+/// A piece of a document's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snippet {
+    /// Its field.
+    pub field: String,
+    /// As it stands there.
+    pub text: String,
+    /// What matched, in bytes of the piece; ascending.
+    pub highlights: Vec<Range<usize>>,
+}
+
+/// A collection that could not be read. Logged where it is answered; a caller learns no more than that.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {cause}")]
+pub struct SourceError {
+    /// What was being done.
+    pub doing: &'static str,
+    /// What the store said.
+    pub cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl SourceError {
+    /// What turns the store's error into one of ours.
+    pub fn of<E>(doing: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        move |cause| Self { doing, cause: cause.into() }
+    }
+}

@@ -1,0 +1,143 @@
+//! Legs that fail or hang leave the answer flagged and on time; without any leg there is none.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sluice_proto::retrieval::v1 as wire;
+use tonic::{Code, Request};
+use wire::LegStatus;
+
+use crate::common::{
+    Client, TestShard, create, dense_leg, document,
+    faults::{Fate, Faults},
+    ids, lexical, reason, search, sparse_leg, upsert,
+};
+
+async fn shard(faults: Arc<Faults>, threads: usize, queued: usize) -> (TestShard, Client) {
+    let shard = TestShard::start_with(faults, |config| {
+        config.search.threads = threads;
+        config.search.queued_legs_max = queued;
+    })
+    .await;
+    let mut client = shard.client().await;
+    create(&mut client, "docs").await;
+    upsert(&mut client, "docs", vec![document("a", "apple", [1.0, 0.0]), document("b", "pear", [0.0, 1.0])]).await;
+    (shard, client)
+}
+
+fn all_legs() -> wire::SearchRequest {
+    search("docs", vec![lexical("apple"), dense_leg([0.0, 1.0]), sparse_leg(&[1])])
+}
+
+/// How the answer to a search with this deadline fared, and how long that took.
+async fn ask(
+    client: &mut Client,
+    request: wire::SearchRequest,
+    deadline: Duration,
+) -> (wire::SearchResponse, Duration) {
+    let mut request = Request::new(request);
+    request.set_timeout(deadline);
+    let begin = Instant::now();
+    let answer = client.search(request).await.expect("an answer, whatever one leg does").into_inner();
+    (answer, begin.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leg_that_fails_leaves_the_answer_flagged_and_on_time() {
+    let deadline = Duration::from_millis(1000);
+    let cases = [
+        (Fate::Fails, LegStatus::Failed),
+        (Fate::Panics, LegStatus::Failed),
+        (Fate::Stalls, LegStatus::TimedOut),
+        (Fate::Hangs, LegStatus::TimedOut),
+    ];
+    for (fate, expected) in cases {
+        let faults = Faults::of(&[("dense", fate)]);
+        let (_shard, mut client) = shard(Arc::clone(&faults), 4, 16).await;
+        let (answer, took) = ask(&mut client, all_legs(), deadline).await;
+        let states: Vec<_> = answer.legs.iter().map(wire::LegReport::status).collect();
+        assert_eq!(states, [LegStatus::Ok, expected, LegStatus::Ok], "{fate:?}");
+        assert!(answer.degraded && !answer.legs[1].message.is_empty(), "{fate:?}");
+        assert_eq!((ids(&answer), answer.legs[1].hits, answer.legs[1].weight), (vec!["a", "b"], 0, 0.0), "{fate:?}");
+        assert!(answer.hits[0].legs.iter().all(|leg| leg.leg != "dense"), "{fate:?}");
+        assert!(took < deadline, "{fate:?} took {took:?}");
+        faults.release();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leg_has_its_own_time_if_it_asks_for_less() {
+    let (_shard, mut client) = shard(Faults::of(&[("dense", Fate::Stalls)]), 4, 16).await;
+    let mut request = all_legs();
+    request.legs[1].timeout = Some(prost_types::Duration { seconds: 0, nanos: 50_000_000 });
+    let (answer, took) = ask(&mut client, request, Duration::from_secs(20)).await;
+    assert_eq!(answer.legs[1].status(), LegStatus::TimedOut);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_leg_there_is_no_answer() {
+    let failing = [("lexical", Fate::Fails), ("dense", Fate::Fails), ("sparse", Fate::Fails)];
+    let mixed = [("lexical", Fate::Fails), ("dense", Fate::Stalls), ("sparse", Fate::Stalls)];
+    let stalling = [("lexical", Fate::Stalls), ("dense", Fate::Stalls), ("sparse", Fate::Hangs)];
+    let cases = [
+        (failing, Code::Unavailable, "ALL_LEGS_FAILED"),
+        (mixed, Code::Unavailable, "ALL_LEGS_FAILED"),
+        (stalling, Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+    ];
+    for (fates, code, expected) in cases {
+        let faults = Faults::of(&fates);
+        let (_shard, mut client) = shard(Arc::clone(&faults), 4, 16).await;
+        let mut request = Request::new(all_legs());
+        request.set_timeout(Duration::from_millis(500));
+        let begin = Instant::now();
+        let status = client.search(request).await.expect_err("nothing to answer with");
+        assert_eq!((status.code(), reason(&status).as_str()), (code, expected), "{fates:?}");
+        assert!(begin.elapsed() < Duration::from_secs(1), "{fates:?} took {:?}", begin.elapsed());
+        faults.release();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn legs_that_hang_take_up_places_and_others_are_told() {
+    let faults = Faults::of(&[("dense", Fate::Hangs)]);
+    let (_shard, mut client) = shard(Arc::clone(&faults), 2, 8).await;
+    let only_dense = search("docs", vec![dense_leg([0.0, 1.0])]);
+    for _ in 0..2 {
+        let mut request = Request::new(only_dense.clone());
+        request.set_timeout(Duration::from_millis(300));
+        let status = client.search(request).await.expect_err("it hangs");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+    // Both places are taken by legs that nobody waits for any more.
+    let mut request = Request::new(search("docs", vec![lexical("apple")]));
+    request.set_timeout(Duration::from_millis(300));
+    let status = client.search(request).await.expect_err("no place");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    faults.release();
+    let (answer, _) = ask(&mut client, all_legs(), Duration::from_secs(20)).await;
+    assert!(!answer.degraded, "places come back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_brings_quick_legs_before_slow_ones() {
+    use wire::search_stream_response::Update;
+
+    let faults = Faults::of(&[("lexical", Fate::Waits)]);
+    let (_shard, mut client) = shard(Arc::clone(&faults), 4, 16).await;
+    let request = search("docs", vec![lexical("apple"), dense_leg([0.0, 1.0])]);
+    let mut stream = client.search_stream(request).await.expect("opens").into_inner();
+    let mut order = Vec::new();
+    while let Some(message) = stream.message().await.expect("goes on") {
+        match message.update.expect("set") {
+            Update::Leg(leg) => {
+                order.push(leg.report.expect("said").leg);
+                faults.release();
+            }
+            Update::Response(answer) => assert!(!answer.degraded),
+        }
+    }
+    assert_eq!(order, ["dense", "lexical"]);
+}

@@ -1,0 +1,388 @@
+//! One rerank request, stage after stage.
+
+use std::sync::Arc;
+
+use sluice_core::{Lane, Worth, cost::BatchShape};
+use sluice_proto::rerank::v1::{RerankRequest, RerankResponse, ScoreUpdate, ScoredDocument, StageOrder};
+use sluice_service::status::Refusal;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    App,
+    answer::{Facts, Shortfall, result},
+    spending::Spending,
+};
+use crate::{
+    cached::{Answer, Tokens},
+    cascade::Standings,
+    engine::{
+        EngineError, Progress, SlotValue,
+        permit::{Permit, Terms, Texts},
+    },
+    grpc::{
+        call::{Admitted, Caller},
+        refusal,
+    },
+    job::{LongDocument, Method, RerankJob, StageJob},
+    models::Model,
+    prepare::{DocumentUnits, Given, Prepared},
+    scoring::Scoring,
+    subject::{Source, Subject},
+    validate,
+};
+
+/// A request under way.
+pub(in crate::grpc) struct Run {
+    app: App,
+    job: Arc<RerankJob>,
+    deadline: Instant,
+    spending: Spending,
+    /// What the first stage's work was guessed from.
+    texts: Texts,
+    standings: Standings,
+    /// The stage that runs, or is to begin, from 0; as many as there are when all are over.
+    stage: usize,
+    /// How many of the first documents it is given.
+    given: usize,
+    running: Option<Running>,
+    room: Room,
+    facts: Facts,
+    shortfall: Shortfall,
+    /// The stage's own budget, or what was left of the request's, did not do.
+    stage_is_partial: bool,
+    /// The stage that is being settled ran out of time.
+    stage_is_cut: bool,
+}
+
+/// A stage under way.
+struct Running {
+    /// Positions in the request of what it scores.
+    documents: Vec<usize>,
+    units: Vec<DocumentUnits>,
+    /// Tokens of each unit that go through the model.
+    unit_tokens: Vec<u32>,
+    /// Of the units that came back.
+    tokens: u64,
+    scoring: Scoring,
+    answer: Answer,
+    /// From then on what it has is what it comes to.
+    end: Option<Instant>,
+    /// When nobody wants its results any more.
+    deadline: Instant,
+}
+
+/// What a request holds of the server's room.
+struct Room {
+    /// Its documents, bytes and tokens; gone with the last stage's work.
+    permit: Option<Permit>,
+    /// Tokens that were admitted: a stage takes the room that the one before it has left.
+    tokens: u64,
+    /// From the first admission of tokens on.
+    admitted: Option<Admitted>,
+}
+
+/// What a request has come to.
+pub(in crate::grpc) enum Step {
+    /// Documents that have just been scored; at least one.
+    Scores(ScoreUpdate),
+    /// The order after a stage that is not the last.
+    Stage(StageOrder),
+    /// The complete answer.
+    Final(Box<RerankResponse>),
+}
+
+/// What a stage has come to.
+enum Heard {
+    /// Documents that have just been scored, as they were given; at least one.
+    Scores(Vec<(u32, f32)>),
+    /// Everything is scored that can be.
+    Done,
+    /// Its time is over.
+    Expired,
+}
+
+impl App {
+    /// Validates and admits. Work begins with the first [`Run::next`].
+    pub(super) async fn start_rerank(&self, request: RerankRequest, caller: Caller) -> Result<Run, Refusal> {
+        let warm = self.warm()?;
+        let job = Arc::new(validate::rerank(request, &warm.models, &self.0.limits)?);
+        let spending = Spending::new(&job, (caller.arrival, caller.deadline), &self.0.answer_margin);
+        let texts = first_texts(&job, warm.models.get(job.stages[0].model));
+        let cut = spending.end.is_some() || job.stages.iter().any(|stage| stage.budget.time.is_some());
+        let terms = self.terms(caller, job.priority, if cut { Worth::Parts } else { Worth::Whole });
+        let permit = self.admit(terms, texts, job.documents.len(), job.bytes())?;
+        // A query that a later stage would refuse is refused before anything is computed.
+        for stage in &job.stages[1..] {
+            let model = warm.models.get(stage.model);
+            self.0.preparer.check_query(&job, stage.method, &model.text, model.tokens_max()).await?;
+        }
+        let last = &job.stages[job.stages.len() - 1];
+        Ok(Run {
+            app: self.clone(),
+            deadline: caller.deadline,
+            spending,
+            texts,
+            standings: Standings::new(job.documents.len()),
+            stage: 0,
+            given: job.documents.len(),
+            running: None,
+            room: Room { permit: Some(permit), tokens: 0, admitted: None },
+            facts: Facts::new(caller.arrival, warm.models.get(last.model), last.method),
+            shortfall: Shortfall::default(),
+            stage_is_partial: false,
+            stage_is_cut: false,
+            job,
+        })
+    }
+}
+
+impl Run {
+    /// Waits for the next scores, for the end of a stage, or for the end.
+    pub(super) async fn next(&mut self) -> Result<Step, Refusal> {
+        let asked = Instant::now();
+        loop {
+            let Some(running) = &mut self.running else {
+                let Some(stage) = self.job.stages.get(self.stage).copied() else {
+                    return Ok(Step::Final(Box::new(self.response(asked))));
+                };
+                self.begin(&stage).await?;
+                // Its time was over before it had anything to wait for.
+                if self.running.is_none() && self.stage < self.job.stages.len() {
+                    return Ok(Step::Stage(self.stage_order()));
+                }
+                continue;
+            };
+            match running.hear().await? {
+                Heard::Scores(scores) => {
+                    let given = self.given;
+                    return Ok(Step::Scores(running.update(scores, self.stage, given)));
+                }
+                Heard::Done => self.settle(),
+                Heard::Expired => {
+                    (self.stage_is_partial, self.stage_is_cut) = (true, true);
+                    self.settle();
+                    self.stage_is_cut = false;
+                }
+            }
+            if self.stage < self.job.stages.len() {
+                return Ok(Step::Stage(self.stage_order()));
+            }
+        }
+    }
+
+    /// Counts the end, if this is it.
+    pub(super) fn note(&mut self, step: &Result<Step, Refusal>) {
+        let Some(admitted) = &mut self.room.admitted else { return };
+        match step {
+            Ok(Step::Scores(_) | Step::Stage(_)) => {}
+            Ok(Step::Final(_)) => admitted.end(None),
+            Err(refusal) => admitted.end(Some(refusal)),
+        }
+    }
+
+    /// Prepares a stage and queues it; passes it over if there is nothing to spend on it.
+    async fn begin(&mut self, stage: &StageJob) -> Result<(), Refusal> {
+        let now = Instant::now();
+        if self.spending.is_over(now) {
+            self.shortfall.budget = true;
+            self.stage = self.job.stages.len();
+            return Ok(());
+        }
+        let end = self.spending.end_of(stage, now);
+        let documents = self.standings.order()[..self.spending.take(stage, self.given)].to_vec();
+        self.stage_is_partial = documents.len() < self.given;
+        let prepare = self.prepare(stage, documents.clone());
+        let prepared = match end {
+            None => prepare.await?,
+            Some(end) => match timeout_at(end, prepare).await {
+                Ok(prepared) => prepared?,
+                Err(_expired) => {
+                    self.stage_is_partial = true;
+                    self.end_stage();
+                    return Ok(());
+                }
+            },
+        };
+        self.submit(stage, documents, prepared, end).await
+    }
+
+    async fn prepare(&self, stage: &StageJob, documents: Vec<usize>) -> Result<Prepared, Refusal> {
+        let model = self.app.warm()?.models.get(stage.model);
+        let subjects = match stage.method {
+            Method::LateInteraction => {
+                self.app.subjects(&self.job, |job| &job.documents, documents.clone(), model.digest).await?
+            }
+            // They read texts, whatever is stored.
+            Method::Dense | Method::CrossEncoder => vec![Subject::Text(Source::Text); documents.len()],
+        };
+        let given = Given { method: stage.method, documents, subjects };
+        self.app.0.preparer.rerank(&self.job, given, &model.text, model.tokens_max()).await
+    }
+
+    async fn submit(
+        &mut self,
+        stage: &StageJob,
+        documents: Vec<usize>,
+        prepared: Prepared,
+        end: Option<Instant>,
+    ) -> Result<(), Refusal> {
+        self.facts.prepared(&prepared);
+        if self.stage == 0 {
+            self.app.0.permits.learn(self.texts, prepared.computed_tokens());
+        }
+        let deadline = end.map_or(self.deadline, |end| end.min(self.deadline));
+        let Prepared { sequences, documents: units, .. } = prepared;
+        self.shortfall.stored |= units.iter().any(|units| !units.is_scored());
+        let tokens = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let unit_tokens = sequences.iter().map(|sequence| tokens(sequence.input_ids.len())).collect();
+        let lane = Lane { model: stage.model, operation: stage.method.operation() };
+        let scoring = Scoring::new(&self.job, stage.method, &units);
+        let looked_up = self.app.warm()?.cached.look_up(lane, sequences, self.job.cache).await;
+        let permit = self.admit(looked_up.tokens_left(), &looked_up.work_left())?;
+        let worth = if end.is_some_and(|end| end <= self.deadline) { Worth::Parts } else { Worth::Whole };
+        let terms = Terms { deadline: self.app.time(deadline), worth, ..permit.terms() };
+        let answer = looked_up.submit(permit.under(terms)).await.map_err(refusal)?;
+        self.running = Some(Running { documents, units, unit_tokens, tokens: 0, scoring, answer, end, deadline });
+        Ok(())
+    }
+
+    /// Room for a stage's tokens. The last stage's work takes the request's room with it; while an earlier one runs, the
+    /// request holds on to its room for the next.
+    fn admit(&mut self, tokens: u64, work: &[(Lane, BatchShape)]) -> Result<Permit, Refusal> {
+        let held = self.room.permit.take().ok_or(Refusal::Internal)?;
+        let more = tokens.saturating_sub(self.room.tokens);
+        let held = if self.room.admitted.is_some() {
+            self.app.admit_more_tokens(held, more, work)?
+        } else {
+            let (held, admitted) = self.app.admit_tokens(held, more, work)?;
+            self.room.admitted = Some(admitted);
+            held
+        };
+        self.room.tokens += more;
+        if self.stage + 1 < self.job.stages.len() {
+            self.room.permit = Some(held.clone());
+        }
+        Ok(held)
+    }
+
+    /// Takes what the stage has come to; what it has queued is cancelled.
+    fn settle(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        self.standings.take(count(self.stage + 1), &running.documents, &running.units, &running.scoring);
+        // A stage that was cut short is charged what came back of it.
+        let Tokens { computed, cached } = running.answer.tokens();
+        let (computed, cached) = if self.stage_is_cut {
+            let cached = cached.min(running.tokens);
+            (running.tokens - cached, cached)
+        } else {
+            (computed, cached)
+        };
+        self.facts.computed(&running.answer, computed, cached);
+        self.end_stage();
+    }
+
+    /// The next stage's turn, if there is anything left to spend on it.
+    fn end_stage(&mut self) {
+        self.shortfall.budget |= self.stage_is_partial;
+        let top_k = self.job.stages[self.stage].top_k;
+        self.given = top_k.map_or(self.given, |top_k| top_k.min(self.given));
+        self.stage += 1;
+        if self.stage < self.job.stages.len() && self.spending.is_over(Instant::now()) {
+            self.shortfall.budget = true;
+            self.stage = self.job.stages.len();
+        }
+    }
+
+    /// The order after the stage that has just ended.
+    fn stage_order(&self) -> StageOrder {
+        let first = self.standings.first(&self.job);
+        StageOrder {
+            stage: count(self.stage),
+            results: first.map(|document| result(&self.job, &self.standings, document)).collect(),
+            survivors: count(self.given),
+            partial: self.stage_is_partial,
+        }
+    }
+
+    /// The answer, for a reader that waits for it since `asked`.
+    fn response(&self, asked: Instant) -> RerankResponse {
+        let response = self.facts.response(&self.job, &self.standings, self.shortfall);
+        let now = Instant::now();
+        // Before that, it was the reader who was late.
+        if let Some(end) = self.spending.end.filter(|end| (asked..=now).contains(end)) {
+            self.app.0.answer_margin.measured(now - end);
+        }
+        response
+    }
+}
+
+impl Running {
+    /// Waits for the next scores, or for the stage's end.
+    async fn hear(&mut self) -> Result<Heard, Refusal> {
+        loop {
+            let progress = match self.end {
+                None => self.answer.next().await,
+                // What is there is taken, however late it is looked for.
+                Some(end) => match timeout_at(end, self.answer.next()).await {
+                    Ok(progress) => progress,
+                    Err(_expired) => return Ok(Heard::Expired),
+                },
+            };
+            match progress {
+                Ok(Progress::Ready(results)) => {
+                    let scored = self.absorb(results)?;
+                    if !scored.is_empty() {
+                        return Ok(Heard::Scores(scored));
+                    }
+                }
+                Ok(Progress::Done) => return Ok(Heard::Done),
+                // The scheduler's clock was first.
+                Err(EngineError::Expired | EngineError::Unreachable)
+                    if self.end.is_some_and(|end| end <= self.deadline) =>
+                {
+                    return Ok(Heard::Expired);
+                }
+                Err(error) => return Err(refusal(error)),
+            }
+        }
+    }
+
+    /// Takes results; documents whose score became final, as they were given.
+    fn absorb(&mut self, results: Vec<(u32, SlotValue)>) -> Result<Vec<(u32, f32)>, Refusal> {
+        let tokens = results.iter().filter_map(|(unit, _)| self.unit_tokens.get(*unit as usize));
+        self.tokens += tokens.map(|tokens| u64::from(*tokens)).sum::<u64>();
+        self.scoring.absorb(results).map_err(|error| {
+            tracing::error!(%error, "a backend broke its contract");
+            Refusal::Internal
+        })
+    }
+
+    fn update(&self, scores: Vec<(u32, f32)>, stage: usize, given: usize) -> ScoreUpdate {
+        let document =
+            |(place, score): (u32, f32)| ScoredDocument { index: count(self.documents[place as usize]), score };
+        ScoreUpdate {
+            documents: scores.into_iter().map(document).collect(),
+            scored: count(self.scoring.scored()),
+            total: count(given),
+            stage: count(stage + 1),
+        }
+    }
+}
+
+/// The texts that the first stage reads, as far as its budget lets it.
+fn first_texts(job: &RerankJob, model: &Model) -> Texts {
+    let stage = &job.stages[0];
+    let pairs = [job.budget.pairs, stage.budget.pairs].into_iter().flatten().min().unwrap_or(usize::MAX);
+    let bytes = || job.texts().take(pairs).map(|text| text.len() as u64);
+    let lane = Lane { model: stage.model, operation: stage.method.operation() };
+    let tokens_max = match job.long_document {
+        LongDocument::Cut => model.tokens_max() as u64,
+        LongDocument::ChunkMax | LongDocument::ChunkMean => u64::MAX,
+    };
+    Texts { lane, count: bytes().count() as u64, bytes: bytes().sum(), tokens_max }
+}
+
+/// A number of documents or stages on the wire: within its range for anything that was validated.
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
