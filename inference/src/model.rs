@@ -205,6 +205,7 @@ fn label(precision: Precision, isa: Isa) -> &'static str {
 /// | `[[fault]] kind` | `failed`, `out_of_memory`, `device_lost` or `panic` | required |
 /// | `[[fault]] when` | `submit` or `collect` | `collect` |
 /// | `[[fault]] repeat` | how many batches in a row it strikes | 1 |
+/// | `[[fault]] sequences_above` | batches of no more sequences are spared, as memory spares them | 0 |
 /// | `[load] delay` | how long loading takes | 0 |
 ///
 /// Tokens are the words between white space, without regard to case. A pair's score, and that of late

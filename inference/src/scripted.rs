@@ -21,7 +21,7 @@ use crate::{
     submitted::{Submitted, no_vectors_here},
     text::{END, START, TextEncoder, word_id},
 };
-use config::{Capability, Config, FaultKind, Moment};
+use config::{Capability, Config, Fault, FaultKind, Moment};
 
 /// See [`crate::model::load_scripted`].
 pub(crate) fn load(file: &Path) -> Result<LoadedModel, LoadError> {
@@ -73,12 +73,13 @@ impl ScriptedBackend {
         Self { config, poison, submitted: Submitted::new(limits), batches: 0, lost: false }
     }
 
-    /// The fault that strikes batch `number` at this moment.
-    fn fault(&self, number: u64, moment: Moment) -> Option<FaultKind> {
-        let strikes = |at: u64, repeat: u64| (at..at.saturating_add(repeat)).contains(&number);
-        let fault =
-            self.config.faults.iter().find(|fault| fault.when == moment && strikes(fault.at_batch, fault.repeat));
-        fault.map(|fault| fault.kind)
+    /// The fault that strikes batch `number` of so many sequences at this moment.
+    fn fault(&self, number: u64, sequences: usize, moment: Moment) -> Option<FaultKind> {
+        let strikes = |fault: &&Fault| {
+            let numbers = fault.at_batch..fault.at_batch.saturating_add(fault.repeat);
+            fault.when == moment && numbers.contains(&number) && sequences > fault.sequences_above
+        };
+        self.config.faults.iter().find(strikes).map(|fault| fault.kind)
     }
 
     // A panic is what the file asks for: it stands for a bug.
@@ -118,10 +119,10 @@ impl Backend for ScriptedBackend {
         }
         self.batches += 1;
         let number = self.batches;
-        if let Some(fault) = self.fault(number, Moment::Submit) {
+        if let Some(fault) = self.fault(number, batch.len(), Moment::Submit) {
             return Err(self.strike(fault, number));
         }
-        let fault = self.fault(number, Moment::Collect);
+        let fault = self.fault(number, batch.len(), Moment::Collect);
         self.submitted.push(Job { batch, number, fault })
     }
 

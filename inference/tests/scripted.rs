@@ -130,6 +130,14 @@ fn faults_strike_the_batches_they_name() {
 }
 
 #[test]
+fn a_fault_may_spare_small_batches() {
+    let mut model = load("[[fault]]\nat_batch = 1\nkind = \"out_of_memory\"\nrepeat = 9\nsequences_above = 1");
+    assert!(encode_dense(&mut model, "sand").is_ok(), "one sequence");
+    let mut model = load("[[fault]]\nat_batch = 1\nkind = \"out_of_memory\"\nrepeat = 9");
+    assert_eq!(encode_dense(&mut model, "sand"), Err(BackendError::OutOfMemory));
+}
+
+#[test]
 fn a_lost_device_comes_back_when_rebuilt() {
     let mut model = load("in_flight_batches_max = 2\n[[fault]]\nat_batch = 2\nkind = \"device_lost\"");
     assert!(encode_dense(&mut model, "sand").is_ok());

@@ -388,10 +388,12 @@ async fn a_poisoned_input_costs_its_own_request() {
 
 #[tokio::test]
 async fn a_lost_device_and_a_panic_cost_their_batch_and_not_the_process() {
-    for (kind, code) in [("device_lost", Code::Unavailable), ("panic", Code::Internal), ("failed", Code::Internal)] {
-        // The warm-up is the first batch; the single document of the second cannot be split.
+    let cases = [("device_lost", 1, Code::Unavailable), ("panic", 2, Code::Internal), ("failed", 2, Code::Internal)];
+    for (kind, tries, code) in cases {
+        // The warm-up is the first batch; the single document of the second cannot be split, only tried again.
         let script = format!(
-            "max_tokens = 64\ncapabilities = [\"cross_encoder\"]\n[[fault]]\nat_batch = 2\nkind = \"{kind}\"\n"
+            "max_tokens = 64\ncapabilities = [\"cross_encoder\"]\n\
+             [[fault]]\nat_batch = 2\nkind = \"{kind}\"\nrepeat = {tries}\n"
         );
         let server = TestServer::scripted(&script, |_| ()).await;
         let status = server.rerank().await.rerank(request("a", &["a"])).await.expect_err(kind);

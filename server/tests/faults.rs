@@ -3,7 +3,7 @@
 //! | fault | the request it strikes | its neighbours in the batch | who comes later |
 //! |---|---|---|---|
 //! | poisoned input | `INTERNAL` | answered | answered |
-//! | a batch fails once | answered | answered | answered |
+//! | a batch fails once, however small | answered | answered | answered |
 //! | out of memory, until a quarter is tried | answered | answered | answered |
 //! | panic, as the batch is taken or computed | answered | answered | answered |
 //! | every batch fails | `INTERNAL` | `INTERNAL` | `INTERNAL` |
@@ -107,6 +107,18 @@ async fn every_client_sees_what_the_table_says() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[tokio::test]
+async fn a_fault_that_passes_costs_not_even_a_lone_document_its_answer() {
+    for kind in ["failed", "out_of_memory", "panic"] {
+        let script = format!(
+            "max_tokens = 64\ncapabilities = [\"cross_encoder\"]\n[[fault]]\nat_batch = 2\nkind = \"{kind}\"\n"
+        );
+        let server = TestServer::scripted(&script, |_| ()).await;
+        let answer = ask(server.channel().await, request("red", &["red"])).await;
+        assert_eq!(seen(&answer, 1), "OK", "{kind}");
+    }
+}
+
 /// Clients that ask without a pause, until they are told to go or the server has gone.
 async fn load(ports: child::Ports, clients: usize) -> JoinSet<BTreeMap<Seen, u32>> {
     let mut calls = JoinSet::new();
@@ -173,7 +185,8 @@ async fn sigkill_under_load_hangs_nobody() {
 #[tokio::test]
 async fn nobody_is_answered_twice() {
     let faults = "[[fault]]\nat_batch = 3\nkind = \"panic\"\n[[fault]]\nat_batch = 6\nkind = \"device_lost\"\n\
-                  [[fault]]\nat_batch = 9\nkind = \"out_of_memory\"\nrepeat = 3\n";
+                  [[fault]]\nat_batch = 9\nkind = \"out_of_memory\"\nrepeat = 1000\n\
+                  sequences_above = 3\n";
     let script = format!("poison = \"poison\"\nbatch_sequences_max = 16\nservice_time.per_batch = \"2ms\"\n{faults}");
     let server = TestServer::scripted(&script, |_| ()).await;
     let requests = (0..60).map(|id| RerankManyRequest {

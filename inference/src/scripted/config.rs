@@ -57,6 +57,8 @@ pub(super) struct Fault {
     pub(super) when: Moment,
     #[serde(default = "once")]
     pub(super) repeat: u64,
+    #[serde(default)]
+    pub(super) sequences_above: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

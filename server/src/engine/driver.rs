@@ -274,7 +274,7 @@ impl Driver {
         let budget = self.scheduler.budget(plan.lane).tokens;
         self.metrics.batch_fill.record(f64::from(plan.tokens) / f64::from(budget));
         self.predicted.insert(plan.batch, (plan.lane, plan.predicted));
-        let job = BatchJob { batch: plan.batch, packed: Arc::new(packed), members };
+        let job = BatchJob { batch: plan.batch, packed: Arc::new(packed), members, last_try: false };
         if let Err(job) = self.executor.send(job) {
             self.abandon(job.batch, &job.members);
         }

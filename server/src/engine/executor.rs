@@ -2,7 +2,8 @@
 //!
 //! It submits up to the device's batches in flight, collects in order, and gives each unit its result.
 //! A batch that fails is split in two and tried again until the units that cannot be computed stand
-//! alone: those fail their own requests, and no other.
+//! alone. Each of those is tried once more, since what failed may have passed; then it fails its own
+//! request, and no other.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -35,6 +36,8 @@ pub(super) struct BatchJob {
     pub(super) packed: Arc<PackedBatch>,
     /// The request of each sequence.
     pub(super) members: Vec<Arc<Request>>,
+    /// One sequence that has failed alone before.
+    pub(super) last_try: bool,
 }
 
 /// A batch whose every unit has its result or its failure.
@@ -243,13 +246,18 @@ impl Executor {
         metrics::batch_fault(kind);
         tracing::warn!(%error, kind, sequences = job.packed.len(), tokens = job.packed.total_tokens(), "batch failed");
         if retry && job.packed.len() > 1 {
-            let BatchJob { batch, packed, mut members } = job;
+            let BatchJob { batch, packed, mut members, .. } = job;
             let (first, second) = packed.halves();
             let rest = members.split_off(first.len());
             // Depth first, so that parts are tried in order of units: a query's comes before those of its documents.
-            self.retries.push_front(BatchJob { batch, packed: Arc::new(second), members: rest });
-            self.retries.push_front(BatchJob { batch, packed: Arc::new(first), members });
+            let part = |packed, members| BatchJob { batch, packed: Arc::new(packed), members, last_try: false };
+            self.retries.push_front(part(second, rest));
+            self.retries.push_front(part(first, members));
             return 2;
+        }
+        if retry && !job.last_try {
+            self.retries.push_front(BatchJob { last_try: true, ..job });
+            return 1;
         }
         let lost = matches!(error, BackendError::DeviceLost(_));
         // As for results: the batch lets go of its requests first.
@@ -271,6 +279,8 @@ impl Executor {
                 Ok(()) => {
                     tracing::warn!(attempt, "device rebuilt");
                     self.device_up.send_replace(true);
+                    // What the next batch takes does not count the rebuilding.
+                    self.free_since = self.clock.now();
                     return;
                 }
                 Err(error) => tracing::error!(attempt, %error, "device still lost"),
