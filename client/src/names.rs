@@ -77,6 +77,7 @@ mod tests {
             (capability(-1), "unknown_-1"),
             (document_source(DocumentSource::TextForStale as i32), "text_for_stale"),
             (partial_reason(PartialReason::StoredDocumentUnavailable as i32), "stored_document_unavailable"),
+            (partial_reason(PartialReason::Overloaded as i32), "overloaded"),
             (token_storage(TokenStorage::Int8 as i32), "int8"),
         ];
         for (found, expected) in cases {

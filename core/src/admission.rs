@@ -68,6 +68,17 @@ pub struct Arrival<'a> {
     pub guess: bool,
 }
 
+/// What has become known of a request that is inside, for [`Admission::grow`].
+#[derive(Clone, Copy, Debug)]
+pub struct Growth<'a> {
+    /// Room that it takes beyond what it holds.
+    pub more: Work,
+    /// Tokens that its tenant's quota is charged: all that will be computed, whatever room they share with others.
+    pub charged: u64,
+    /// The device's work, by lane.
+    pub units: &'a [(Lane, BatchShape)],
+}
+
 /// A request that is inside. To be given back by [`Admission::release`].
 #[derive(Debug, PartialEq)]
 #[must_use = "what is admitted must be released"]
@@ -211,7 +222,7 @@ impl Admission {
         Ok(admitted)
     }
 
-    /// Admits what has become known of a request that is inside: `more` room, and its units in place of the guess.
+    /// Admits what has become known of a request that is inside: its units in place of the guess, and what they need.
     ///
     /// # Errors
     /// [`Refused`]; it then holds what it held, and is to be released.
@@ -219,10 +230,10 @@ impl Admission {
         &mut self,
         now: Time,
         admitted: &mut Admitted,
-        more: Work,
-        units: &[(Lane, BatchShape)],
+        growth: Growth<'_>,
         forecast: &Forecast,
     ) -> Result<(), Refused> {
+        let Growth { more, charged, units } = growth;
         let Admitted { class, tenant, deadline, worth, .. } = *admitted;
         // Of what is ahead it is not a part itself.
         if admitted.pending {
@@ -232,7 +243,7 @@ impl Admission {
         let arrival = Arrival { class, tenant, deadline, worth, work: more, units, guess: false };
         let prediction = self.in_time(now, &arrival, forecast)?;
         self.take_room(now, tenant, more)?;
-        if let Err(over) = self.quotas.spend(now, tenant, more.tokens) {
+        if let Err(over) = self.quotas.spend(now, tenant, charged) {
             self.give_room_back(tenant, more);
             return Err(over.into());
         }
@@ -249,8 +260,8 @@ impl Admission {
         }
     }
 
-    /// Gives back what was admitted.
-    pub fn release(&mut self, now: Time, mut admitted: Admitted, outcome: Outcome) {
+    /// Gives back what was admitted. Its work `ended` at a time, which is earlier where somebody was slow to read it.
+    pub fn release(&mut self, now: Time, mut admitted: Admitted, outcome: Outcome, ended: Time) {
         self.queued(&mut admitted);
         self.quotas.leave(admitted.tenant);
         self.room.release(now, admitted.work);
@@ -259,7 +270,7 @@ impl Admission {
         }
         // One that is of use in parts takes what time it has, whatever was predicted.
         if admitted.worth == Worth::Whole {
-            let took = now.since(admitted.at);
+            let took = ended.since(admitted.at);
             self.concurrency[admitted.class.index()].observe(now, took, &admitted.prediction, outcome);
         }
     }
@@ -285,6 +296,10 @@ impl Admission {
     fn in_time(&self, now: Time, arrival: &Arrival<'_>, forecast: &Forecast) -> Result<Prediction, Refused> {
         let Arrival { class, tenant, deadline, worth, units, guess, .. } = *arrival;
         let left = deadline.since(now);
+        if units.is_empty() && !left.is_zero() {
+            // The device has no part in it, or no longer one.
+            return Ok(Prediction::default());
+        }
         let service_max = match worth {
             Worth::Whole => None,
             Worth::Parts => Some(left / PARTS),
@@ -299,7 +314,11 @@ impl Admission {
         let wait = concurrency.stretched(prediction.wait());
         let needed = if guess { wait } else { wait.saturating_add(service) };
         // Nothing ahead: whatever was predicted, no queue is the reason to refuse.
-        let excess = needed.saturating_sub(left).max(wait.saturating_sub(concurrency.wait_max())).min(wait);
+        let too_long = match prediction.wait() <= concurrency.wait_min() {
+            true => Duration::ZERO,
+            false => wait.saturating_sub(concurrency.wait_max()),
+        };
+        let excess = needed.saturating_sub(left).max(too_long).min(wait);
         if excess.is_zero() {
             return Ok(prediction);
         }

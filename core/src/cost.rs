@@ -155,7 +155,7 @@ impl CostModel {
     /// What is known of a lane from earlier, as a file may hold it. Measurements go on from there.
     pub fn restore(&mut self, lane: Lane, coefficients: Coefficients) {
         if coefficients.is_valid() {
-            self.lanes.insert(lane, Fit::new(coefficients));
+            self.lanes.insert(lane, Fit::known(coefficients));
         }
     }
 
@@ -183,7 +183,7 @@ impl CostModel {
             return;
         }
         let prior = self.prior;
-        self.lanes.entry(lane).or_insert_with(|| Fit::new(prior)).observe(now, shape, measured.as_secs_f64());
+        self.lanes.entry(lane).or_insert_with(|| Fit::unknown(prior)).observe(now, shape, measured.as_secs_f64());
     }
 
     /// The part of a prediction that a decision against a caller may rest on, in [0, 0.95].

@@ -320,7 +320,7 @@ impl<'a> Simulation<'a> {
                 Ending::Late => Outcome::Late,
                 Ending::Abandoned | Ending::QueueFull | Ending::Refused(_) => Outcome::Gone,
             };
-            admission.release(self.now, admitted, outcome);
+            admission.release(self.now, admitted, outcome, self.now);
         }
     }
 

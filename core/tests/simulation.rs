@@ -26,7 +26,7 @@ use model::{Fate, Model};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sluice_core::{
     Lane, RequestId, Time, Unit,
-    admission::{Admission, AdmissionConfig, Admitted, Arrival, Outcome, Refused, Rejected, Resource, Work},
+    admission::{Admission, AdmissionConfig, Admitted, Arrival, Growth, Outcome, Refused, Rejected, Resource, Work},
     cost::BatchShape,
     scheduler::{BatchId, Decision, EnqueueError, Expired, Plan, Scheduler},
 };
@@ -272,7 +272,8 @@ impl Simulation {
         let work = Work { tokens, ..Work::default() };
         let forecast = self.scheduler.forecast(self.now);
         let admitted = self.admitted.get_mut(&id).expect("an open request is admitted");
-        let answer = self.admission.grow(self.now, admitted, work, &by_lane(&units), &forecast);
+        let growth = Growth { more: work, charged: work.tokens, units: &by_lane(&units) };
+        let answer = self.admission.grow(self.now, admitted, growth, &forecast);
         if self.check_admission(work, answer).is_none() {
             self.saw("refused after tokenizing", 1);
             return self.cancel(id);
@@ -393,7 +394,7 @@ impl Simulation {
             return false;
         }
         let admitted = self.admitted.remove(&request).expect("an open request is admitted");
-        self.admission.release(self.now, admitted, outcome);
+        self.admission.release(self.now, admitted, outcome, self.now);
         true
     }
 

@@ -14,7 +14,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,6 +35,8 @@ const VERSION: u32 = 1;
 const OBSERVATIONS_MIN: u64 = 20;
 /// How often it is written while the server learns.
 const WRITE_INTERVAL: Duration = Duration::from_secs(60);
+/// Files written so far.
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
 const OPERATIONS: [Operation; 6] = [
     Operation::EncodeTokens,
     Operation::EncodeDense,
@@ -119,16 +124,17 @@ pub fn write(path: &Path, models: &Models, cost: &CostModel) -> io::Result<()> {
     let content = Content { version: VERSION, lanes: lanes.collect() };
     let mut text = serde_json::to_vec_pretty(&content).map_err(io::Error::other)?;
     text.push(b'\n');
+    // Whoever writes at the same time writes to a file of their own.
     let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
+    beside.push(format!(".{}.new", WRITTEN.fetch_add(1, Ordering::Relaxed)));
     std::fs::write(&beside, text)?;
     std::fs::rename(&beside, path)
 }
 
-/// Keeps the file up to date for as long as there is something to learn, and once more at the end.
+/// Keeps the file up to date for as long as there is something to learn. What is known at the end is the caller's to
+/// [`write`].
 pub async fn keep(path: PathBuf, models: Models, mut costs: watch::Receiver<Arc<CostModel>>) {
-    loop {
-        let more = costs.changed().await.is_ok();
+    while costs.changed().await.is_ok() {
         let known = Arc::clone(&costs.borrow_and_update());
         let written = {
             let (path, models) = (path.clone(), models.clone());
@@ -136,9 +142,6 @@ pub async fn keep(path: PathBuf, models: Models, mut costs: watch::Receiver<Arc<
         };
         if let Ok(Err(error)) = written {
             tracing::warn!(path = %path.display(), %error, "costs were not written");
-        }
-        if !more {
-            return;
         }
         tokio::time::sleep(WRITE_INTERVAL).await;
     }

@@ -83,7 +83,8 @@ impl App {
         let _ = self.0.warm.set(warm);
     }
 
-    fn warm(&self) -> Result<&Warm, Refusal> {
+    /// What serves, once it is there.
+    pub(crate) fn warm(&self) -> Result<&Warm, Refusal> {
         self.0.warm.get().ok_or(Refusal::Unavailable {
             reason: "LOADING",
             message: "the models are still loading",

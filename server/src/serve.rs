@@ -245,6 +245,12 @@ impl Server {
             failed = warm_up => failed,
         };
         upkeep.abort();
+        if let (Some(path), Ok(warm)) = (&config.scheduler.cost_file, app.warm()) {
+            let known = warm.engine.costs().borrow().clone();
+            if let Err(error) = cost_file::write(path, &warm.models, &known) {
+                tracing::warn!(path = %path.display(), %error, "costs were not written");
+            }
+        }
         ending
     }
 }

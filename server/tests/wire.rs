@@ -24,6 +24,8 @@ mod port;
 mod ranking;
 #[path = "wire/stream.rs"]
 mod stream;
+#[path = "wire/tenants.rs"]
+mod tenants;
 #[path = "wire/token_store.rs"]
 mod token_store;
 #[path = "wire/vectors.rs"]

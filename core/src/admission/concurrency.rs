@@ -74,6 +74,11 @@ impl Concurrency {
         self.wait_max
     }
 
+    /// A predicted wait that is let in whatever has been learnt.
+    pub(super) fn wait_min(&self) -> Duration {
+        self.config.wait_min
+    }
+
     pub(super) fn stretched(&self, wait: Duration) -> Duration {
         duration(wait.as_secs_f64() * self.stretch)
     }

@@ -107,7 +107,7 @@ fn work_on_its_way_to_the_scheduler_counts_until_it_is_there() {
     // The forecast is an old one, so that the one that was queued is seen nowhere.
     let another = admission.try_admit(at(0), &ask, &forecast).expect("room for one again");
     for admitted in inside.into_iter().chain([another]) {
-        admission.release(at(50), admitted, Outcome::Answered);
+        admission.release(at(50), admitted, Outcome::Answered, at(50));
     }
     assert_eq!(admission.held(), Work::default());
     assert!(admission.pending.is_empty(), "{:?}", admission.pending);
@@ -119,12 +119,14 @@ fn what_is_known_after_tokenizing_decides_again() {
     let mut admission = Admission::new(config());
     let mut admitted =
         admission.try_admit(at(0), &arrival(Priority::Standard, 1, &guess, 100), &forecast).expect("idle");
-    let more = Work { tokens: 300, ..Work::default() };
-    let refused = admission.grow(at(1), &mut admitted, more, &[(LANE, BatchShape::of(300))], &forecast);
+    let units = [(LANE, BatchShape::of(300))];
+    let growth = Growth { more: Work { tokens: 300, ..Work::default() }, charged: 300, units: &units };
+    let refused = admission.grow(at(1), &mut admitted, growth, &forecast);
     assert!(matches!(refused, Err(Refused::Unreachable { .. })), "{refused:?}");
     assert_eq!(admitted.work().tokens, 20, "it holds what it held");
-    admission.grow(at(1), &mut admitted, Work::default(), &[(LANE, BatchShape::of(30))], &forecast).expect("in time");
-    admission.release(at(2), admitted, Outcome::Gone);
+    let growth = Growth { more: Work::default(), charged: 30, units: &[(LANE, BatchShape::of(30))] };
+    admission.grow(at(1), &mut admitted, growth, &forecast).expect("in time");
+    admission.release(at(2), admitted, Outcome::Gone, at(2));
     assert_eq!(admission.held(), Work::default());
 }
 
@@ -150,7 +152,7 @@ fn a_tenant_has_its_part_of_the_room_and_its_quota() {
     let held = admission.held();
     assert_eq!((held.documents, admission.held_by(TenantId(1)).documents), (10, 6));
     for admitted in entered.into_iter().chain([second]).chain(rest) {
-        admission.release(at(1), admitted, Outcome::Answered);
+        admission.release(at(1), admitted, Outcome::Answered, at(1));
     }
     assert_eq!((admission.held(), admission.held_by(TenantId(1))), (Work::default(), Work::default()));
 }

@@ -42,13 +42,21 @@ pub(super) struct Fit {
     moment: Vector,
     observations: u64,
     measured_at: Time,
+    /// The coefficients are of another device, perhaps: how much one takes has to be seen first.
+    is_prior: bool,
     /// Relative errors of the latest batches, at most [`ERRORS`].
     errors: VecDeque<f64>,
     median_error: f64,
 }
 
 impl Fit {
-    pub(super) fn new(coefficients: Coefficients) -> Self {
+    /// Of a device that nothing is known of: `coefficients` say only how time is shared out.
+    pub(super) fn unknown(coefficients: Coefficients) -> Self {
+        Self { is_prior: true, ..Self::known(coefficients) }
+    }
+
+    /// Of a device that was measured earlier.
+    pub(super) fn known(coefficients: Coefficients) -> Self {
         let Coefficients { batch, sequence, token, token_squared } = coefficients;
         let mut theta = [batch, sequence, token, token_squared];
         theta.iter_mut().zip(SCALES).for_each(|(theta, scale)| *theta *= scale);
@@ -58,6 +66,7 @@ impl Fit {
             moment: [0.0; N],
             observations: 0,
             measured_at: Time::ZERO,
+            is_prior: false,
             errors: VecDeque::with_capacity(ERRORS),
             median_error: 0.0,
         }
@@ -85,7 +94,7 @@ impl Fit {
     pub(super) fn observe(&mut self, now: Time, shape: BatchShape, seconds: f64) {
         let row = features(shape);
         let predicted = dot(&row, &self.theta);
-        if self.observations == 0 && predicted > 0.0 {
+        if std::mem::take(&mut self.is_prior) && predicted > 0.0 {
             // Of an unknown device the first batch says how fast it is; how time is shared out, the prior.
             self.theta.iter_mut().for_each(|theta| *theta *= seconds / predicted);
         } else {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sluice_core::{
     Lane, Priority, TenantId, Time, Worth,
-    admission::{Admission, AdmissionConfig, Admitted, Arrival, Outcome, Refused, TokenEstimates, Work},
+    admission::{Admission, AdmissionConfig, Admitted, Arrival, Growth, Outcome, Refused, TokenEstimates, Work},
     cost::BatchShape,
     scheduler::Forecast,
 };
@@ -110,7 +110,7 @@ impl Permits {
     fn permit(&self, terms: Terms, admitted: Option<Admitted>) -> Permit {
         Permit {
             terms,
-            holding: Arc::new(Holding { held: Mutex::new((admitted, Outcome::Gone)), permits: self.clone() }),
+            holding: Arc::new(Holding { held: Mutex::new(Held { admitted, ended: None }), permits: self.clone() }),
         }
     }
 
@@ -143,9 +143,16 @@ pub struct Permit {
 
 #[derive(Debug)]
 struct Holding {
-    /// `None` if it is borrowed; and how the request ended.
-    held: Mutex<(Option<Admitted>, Outcome)>,
+    held: Mutex<Held>,
     permits: Permits,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// `None` if it is borrowed.
+    admitted: Option<Admitted>,
+    /// How its latest work ended, and when.
+    ended: Option<(Outcome, Time)>,
 }
 
 impl Permit {
@@ -161,33 +168,38 @@ impl Permit {
         Self { terms, ..self }
     }
 
-    /// The same permit with room for `more`, now that its units are known; dropped, and given back, if there is none.
+    /// The same permit grown, now that its units are known; dropped, and given back, if there is no room or no time.
     ///
     /// # Errors
     /// [`Refused`] says why not.
-    pub fn grown(self, more: Work, units: &[(Lane, BatchShape)]) -> Result<Self, Refused> {
-        let units = if self.holding.permits.predictive { units } else { &[] };
-        if let (Some(admitted), _) = &mut *self.holding.held() {
+    pub fn grown(self, growth: Growth<'_>) -> Result<Self, Refused> {
+        let units = if self.holding.permits.predictive { growth.units } else { &[] };
+        let mut held = self.holding.held();
+        // What ended before says nothing of what begins now.
+        held.ended = None;
+        if let Some(admitted) = &mut held.admitted {
             let now = self.holding.permits.clock.now();
             let mut shared = self.holding.permits.lock();
             let Shared { admission, forecast, .. } = &mut *shared;
-            admission.grow(now, admitted, more, units, forecast)?;
+            admission.grow(now, admitted, Growth { units, ..growth }, forecast)?;
             drop(shared);
-            metrics::entered(more);
+            metrics::entered(growth.more);
         }
+        drop(held);
         Ok(self)
     }
 
     /// The scheduler's forecast counts it from now on.
     pub(crate) fn queued(&self) {
-        if let (Some(admitted), _) = &mut *self.holding.held() {
+        if let Some(admitted) = &mut self.holding.held().admitted {
             self.holding.permits.lock().admission.queued(admitted);
         }
     }
 
-    /// Notes how the request ended; without a word, nothing is learnt from it.
+    /// Notes that its work ends now, and how; without a word, nothing is learnt from it.
     pub(super) fn note(&self, outcome: Outcome) {
-        self.holding.held().1 = outcome;
+        let now = self.now();
+        self.holding.held().ended = Some((outcome, now));
     }
 
     /// The time now.
@@ -197,21 +209,22 @@ impl Permit {
 }
 
 impl Holding {
-    fn held(&self) -> MutexGuard<'_, (Option<Admitted>, Outcome)> {
+    fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        let (admitted, outcome) = {
+        let (admitted, ended) = {
             let mut held = self.held();
-            (held.0.take(), held.1)
+            (held.admitted.take(), held.ended)
         };
         if let Some(admitted) = admitted {
             let work = admitted.work();
             let now = self.permits.clock.now();
-            self.permits.lock().admission.release(now, admitted, outcome);
+            let (outcome, ended) = ended.unwrap_or((Outcome::Gone, now));
+            self.permits.lock().admission.release(now, admitted, outcome, ended);
             metrics::left(work);
         }
     }

@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use metrics::{counter, gauge, histogram};
 use sluice_core::{
     Lane, Priority, TenantId, Time, Worth,
-    admission::{Refused, Work},
+    admission::{Growth, Refused, Work},
     cost::BatchShape,
 };
 use sluice_service::{
@@ -181,7 +181,7 @@ impl App {
         work: &[(Lane, BatchShape)],
     ) -> Result<(Permit, Admitted), Refusal> {
         let terms = permit.terms();
-        let permit = self.admit_more_tokens(permit, tokens, work)?;
+        let permit = self.admit_more_tokens(permit, tokens, tokens, work)?;
         counted::admitted();
         // No deadline is further away than that.
         let deadline = self.0.preparer.clock.instant(terms.deadline).unwrap_or_else(|| Instant::now() + TIMEOUT_MAX);
@@ -206,15 +206,18 @@ impl App {
         }
     }
 
-    /// Room for further tokens of an admitted request, and time for further work.
+    /// Room for `more` tokens of an admitted request, and time for further work; its tenant is charged all that this
+    /// work computes.
     pub(super) fn admit_more_tokens(
         &self,
         permit: Permit,
-        tokens: u64,
+        more: u64,
+        charged: u64,
         work: &[(Lane, BatchShape)],
     ) -> Result<Permit, Refusal> {
         let terms = permit.terms();
-        let grown = permit.grown(Work { tokens, ..Work::default() }, work);
+        let more = Work { tokens: more, ..Work::default() };
+        let grown = permit.grown(Growth { more, charged, units: work });
         grown.map_err(|refused| self.refused(&refused, terms))
     }
 

@@ -24,12 +24,18 @@ pub(super) struct Shortfall {
     pub(super) stored: bool,
     /// A budget was spent before a stage was done.
     pub(super) budget: bool,
+    /// A later stage was refused.
+    pub(super) overloaded: bool,
 }
 
 impl Shortfall {
     fn reasons(self) -> impl Iterator<Item = PartialReason> {
-        let stored = self.stored.then_some(PartialReason::StoredDocumentUnavailable);
-        stored.into_iter().chain(self.budget.then_some(PartialReason::Budget))
+        let reasons = [
+            (self.stored, PartialReason::StoredDocumentUnavailable),
+            (self.budget, PartialReason::Budget),
+            (self.overloaded, PartialReason::Overloaded),
+        ];
+        reasons.into_iter().filter(|(is_so, _)| *is_so).map(|(_, reason)| reason)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluice_core::{Lane, Worth, cost::BatchShape};
+use sluice_core::{Lane, Time, Worth, cost::BatchShape};
 use sluice_proto::rerank::v1::{RerankRequest, RerankResponse, ScoreUpdate, ScoredDocument, StageOrder};
 use sluice_service::status::Refusal;
 use tokio::time::{Instant, timeout_at};
@@ -110,7 +110,10 @@ impl App {
         let texts = first_texts(&job, warm.models.get(job.stages[0].model));
         let cut = spending.end.is_some() || job.stages.iter().any(|stage| stage.budget.time.is_some());
         let terms = self.terms(caller, job.priority, if cut { Worth::Parts } else { Worth::Whole });
-        let permit = self.admit(terms, texts, job.documents.len(), job.bytes())?;
+        // What the queue leaves no time for within its budget is refused now, not answered without a score.
+        let end = spending.end.filter(|end| *end > Instant::now());
+        let until = Terms { deadline: terms.deadline.min(end.map_or(Time::MAX, |end| self.time(end))), ..terms };
+        let permit = self.admit(until, texts, job.documents.len(), job.bytes())?.under(terms);
         // A query that a later stage would refuse is refused before anything is computed.
         for stage in &job.stages[1..] {
             let model = warm.models.get(stage.model);
@@ -238,11 +241,37 @@ impl Run {
         let lane = Lane { model: stage.model, operation: stage.method.operation() };
         let scoring = Scoring::new(&self.job, stage.method, &units);
         let looked_up = self.app.warm()?.cached.look_up(lane, sequences, self.job.cache).await;
-        let permit = self.admit(looked_up.tokens_left(), &looked_up.work_left())?;
+        let permit = match self.admit(looked_up.tokens_left(), &looked_up.work_left()) {
+            Ok(permit) => permit,
+            Err(refusal) => return self.do_without(refusal, end),
+        };
         let worth = if end.is_some_and(|end| end <= self.deadline) { Worth::Parts } else { Worth::Whole };
         let terms = Terms { deadline: self.app.time(deadline), worth, ..permit.terms() };
-        let answer = looked_up.submit(permit.under(terms)).await.map_err(refusal)?;
+        let answer = match looked_up.submit(permit.under(terms)).await {
+            Ok(answer) => answer,
+            Err(error) => return self.do_without(refusal(error), end),
+        };
         self.running = Some(Running { documents, units, unit_tokens, tokens: 0, scoring, answer, end, deadline });
+        Ok(())
+    }
+
+    /// Ends with the order so far, because the stage that was to run until `end` was refused: where there is such an
+    /// order, and less than everything was asked for; or where the stage's time is over anyway.
+    fn do_without(&mut self, refusal: Refusal, end: Option<Instant>) -> Result<(), Refusal> {
+        let no_room = matches!(
+            refusal,
+            Refusal::ResourceExhausted { .. }
+                | Refusal::QueueTooLong { .. }
+                | Refusal::QuotaExceeded { .. }
+                | Refusal::DeadlineExceeded { .. }
+        );
+        let over = end.is_some_and(|end| end <= Instant::now());
+        if !no_room || !over && (self.stage == 0 || !self.spending.is_bounded(&self.job)) {
+            return Err(refusal);
+        }
+        self.shortfall.budget |= over;
+        self.shortfall.overloaded |= !over;
+        self.stage = self.job.stages.len();
         Ok(())
     }
 
@@ -252,7 +281,7 @@ impl Run {
         let held = self.room.permit.take().ok_or(Refusal::Internal)?;
         let more = tokens.saturating_sub(self.room.tokens);
         let held = if self.room.admitted.is_some() {
-            self.app.admit_more_tokens(held, more, work)?
+            self.app.admit_more_tokens(held, more, tokens, work)?
         } else {
             let (held, admitted) = self.app.admit_tokens(held, more, work)?;
             self.room.admitted = Some(admitted);

@@ -35,6 +35,12 @@ impl Spending {
         Self { end: earlier(by_time, by_deadline), pairs: job.budget.pairs }
     }
 
+    /// Whether the caller takes less than everything.
+    pub(super) fn is_bounded(&self, job: &RerankJob) -> bool {
+        let by_stage = |stage: &StageJob| stage.budget.time.is_some() || stage.budget.pairs.is_some();
+        self.end.is_some() || self.pairs.is_some() || job.stages.iter().any(by_stage)
+    }
+
     /// When a stage that begins now ends.
     pub(super) fn end_of(&self, stage: &StageJob, now: Instant) -> Option<Instant> {
         earlier(self.end, stage.budget.time.and_then(|time| now.checked_add(time)))
