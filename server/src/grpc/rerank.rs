@@ -2,6 +2,7 @@
 
 mod answer;
 mod run;
+mod running;
 mod spending;
 
 use std::{pin::Pin, sync::Arc};

@@ -3,29 +3,27 @@
 use std::sync::Arc;
 
 use sluice_core::{Lane, Time, Worth, cost::BatchShape};
-use sluice_proto::rerank::v1::{RerankRequest, RerankResponse, ScoreUpdate, ScoredDocument, StageOrder};
+use sluice_proto::rerank::v1::{RerankRequest, RerankResponse, ScoreUpdate, StageOrder};
 use sluice_service::status::Refusal;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
     App,
     answer::{Facts, Shortfall, result},
+    running::{Heard, Running, count},
     spending::Spending,
 };
 use crate::{
-    cached::{Answer, Tokens},
+    cached::Tokens,
     cascade::Standings,
-    engine::{
-        EngineError, Progress, SlotValue,
-        permit::{Permit, Terms, Texts},
-    },
+    engine::permit::{Permit, Terms, Texts},
     grpc::{
         call::{Admitted, Caller},
         refusal,
     },
     job::{LongDocument, Method, RerankJob, StageJob},
     models::Model,
-    prepare::{DocumentUnits, Given, Prepared},
+    prepare::{Given, Prepared},
     scoring::Scoring,
     subject::{Source, Subject},
     validate,
@@ -54,23 +52,6 @@ pub(in crate::grpc) struct Run {
     stage_is_cut: bool,
 }
 
-/// A stage under way.
-struct Running {
-    /// Positions in the request of what it scores.
-    documents: Vec<usize>,
-    units: Vec<DocumentUnits>,
-    /// Tokens of each unit that go through the model.
-    unit_tokens: Vec<u32>,
-    /// Of the units that came back.
-    tokens: u64,
-    scoring: Scoring,
-    answer: Answer,
-    /// From then on what it has is what it comes to.
-    end: Option<Instant>,
-    /// When nobody wants its results any more.
-    deadline: Instant,
-}
-
 /// What a request holds of the server's room.
 struct Room {
     /// Its documents, bytes and tokens; gone with the last stage's work.
@@ -89,16 +70,6 @@ pub(in crate::grpc) enum Step {
     Stage(StageOrder),
     /// The complete answer.
     Final(Box<RerankResponse>),
-}
-
-/// What a stage has come to.
-enum Heard {
-    /// Documents that have just been scored, as they were given; at least one.
-    Scores(Vec<(u32, f32)>),
-    /// Everything is scored that can be.
-    Done,
-    /// Its time is over.
-    Expired,
 }
 
 impl App {
@@ -345,59 +316,6 @@ impl Run {
     }
 }
 
-impl Running {
-    /// Waits for the next scores, or for the stage's end.
-    async fn hear(&mut self) -> Result<Heard, Refusal> {
-        loop {
-            let progress = match self.end {
-                None => self.answer.next().await,
-                // What is there is taken, however late it is looked for.
-                Some(end) => match timeout_at(end, self.answer.next()).await {
-                    Ok(progress) => progress,
-                    Err(_expired) => return Ok(Heard::Expired),
-                },
-            };
-            match progress {
-                Ok(Progress::Ready(results)) => {
-                    let scored = self.absorb(results)?;
-                    if !scored.is_empty() {
-                        return Ok(Heard::Scores(scored));
-                    }
-                }
-                Ok(Progress::Done) => return Ok(Heard::Done),
-                // The scheduler's clock was first.
-                Err(EngineError::Expired | EngineError::Unreachable)
-                    if self.end.is_some_and(|end| end <= self.deadline) =>
-                {
-                    return Ok(Heard::Expired);
-                }
-                Err(error) => return Err(refusal(error)),
-            }
-        }
-    }
-
-    /// Takes results; documents whose score became final, as they were given.
-    fn absorb(&mut self, results: Vec<(u32, SlotValue)>) -> Result<Vec<(u32, f32)>, Refusal> {
-        let tokens = results.iter().filter_map(|(unit, _)| self.unit_tokens.get(*unit as usize));
-        self.tokens += tokens.map(|tokens| u64::from(*tokens)).sum::<u64>();
-        self.scoring.absorb(results).map_err(|error| {
-            tracing::error!(%error, "a backend broke its contract");
-            Refusal::Internal
-        })
-    }
-
-    fn update(&self, scores: Vec<(u32, f32)>, stage: usize, given: usize) -> ScoreUpdate {
-        let document =
-            |(place, score): (u32, f32)| ScoredDocument { index: count(self.documents[place as usize]), score };
-        ScoreUpdate {
-            documents: scores.into_iter().map(document).collect(),
-            scored: count(self.scoring.scored()),
-            total: count(given),
-            stage: count(stage + 1),
-        }
-    }
-}
-
 /// The texts that the first stage reads, as far as its budget lets it.
 fn first_texts(job: &RerankJob, model: &Model) -> Texts {
     let stage = &job.stages[0];
@@ -409,9 +327,4 @@ fn first_texts(job: &RerankJob, model: &Model) -> Texts {
         LongDocument::ChunkMax | LongDocument::ChunkMean => u64::MAX,
     };
     Texts { lane, count: bytes().count() as u64, bytes: bytes().sum(), tokens_max }
-}
-
-/// A number of documents or stages on the wire: within its range for anything that was validated.
-fn count(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
 }
