@@ -80,6 +80,9 @@ impl ServerProcess {
         config.insert("model".to_owned(), vec![model].into());
         let scheduler = toml::Table::from_iter([("policy".to_owned(), policy.name().into())]);
         config.insert("scheduler".to_owned(), scheduler.into());
+        // One load's texts come again in the next, and nothing of theirs may be known then.
+        let no_cache = toml::Table::from_iter([("bytes_max".to_owned(), 0.into())]);
+        config.insert("score_cache".to_owned(), no_cache.into());
         let tenant = |name: &&str| {
             let (token, name) = (token(name), (*name).to_owned());
             toml::Table::from_iter([("name".to_owned(), name.into()), ("token".to_owned(), token.into())])
