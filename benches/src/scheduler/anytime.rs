@@ -13,7 +13,7 @@ use sluice_client::{
 };
 use sluice_core::evaluate::{Metric, Qrels, Run, evaluate};
 
-use super::{Findings, Options, at_most, compared, plot, process::ServerProcess, single};
+use super::{COST_ERROR, Findings, Options, at_most, compared, plot, process::ServerProcess, single};
 use crate::{machine::Machine, report::Spread};
 
 /// Percent of the full time.
@@ -77,6 +77,10 @@ pub(super) fn run(options: &Options, machine: &Machine) -> anyhow::Result<Findin
         first_stage,
         full.ndcg
     ));
+    if let Some(error) = after.largest("sluice_cost_relative_error", "operation=\"late_interaction\"") {
+        let case = "cost/error, default model";
+        found.rows.push(at_most(case, "median relative error", single(error), ("10 %", COST_ERROR)));
+    }
     let mut curve = vec![(0.0, first_stage)];
     for percent in BUDGETS {
         (machine.progress)(&format!("anytime: {percent} % of the time"));

@@ -12,7 +12,7 @@ use sluice_core::{
 use sluice_loadtest::report::{Figures, Latency, Report as Load};
 
 use super::{
-    Findings, MULTIPLES, Options, at_most, compared, of_percentile, of_rate, plot,
+    COST_ERROR, Findings, MULTIPLES, Options, at_most, compared, of_percentile, of_rate, plot,
     process::{Loaded, Policy, ServerProcess},
     single, summary, traffic,
 };
@@ -22,8 +22,6 @@ use crate::machine::Machine;
 const REFUSAL_MS: f64 = 5.0;
 /// What counts as flat: the end of a run over a third into it.
 const GROWTH: f64 = 1.1;
-/// Of predictions, the median.
-const COST_ERROR: f64 = 0.1;
 
 /// What the server does in a closed loop.
 pub(super) struct Capacity {

@@ -146,10 +146,11 @@ impl Driver {
     fn apply(&mut self, event: Event, now: Time) {
         match event {
             Event::Submitted(request) => self.enqueue(request, now),
-            Event::Cancelled => self.cancel(),
             Event::BatchDone(done) => self.complete(&done, now),
-            Event::DeadlinePassed | Event::Finished => {}
+            Event::Cancelled | Event::DeadlinePassed | Event::Finished => {}
         }
+        // Whatever happened: who has left by now is in no batch that is put together now.
+        self.cancel();
         self.expire(now);
         self.dispatch(now);
         let forecast = self.scheduler.forecast(now);

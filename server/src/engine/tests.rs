@@ -1,4 +1,7 @@
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU32, AtomicUsize},
+};
 
 use sluice_core::{
     ModelIndex, Operation, Priority, TenantId, Worth,
@@ -19,6 +22,8 @@ struct Probe {
     gate: Option<crossbeam_channel::Receiver<()>>,
     batches: Arc<AtomicUsize>,
     lost: Arc<AtomicU32>,
+    /// First ids of all sequences that were submitted, in order.
+    seen: Arc<Mutex<Vec<u32>>>,
     in_flight_batches_max: u32,
 }
 
@@ -35,6 +40,8 @@ impl Backend for Probe {
     }
 
     fn submit(&mut self, batch: Arc<PackedBatch>) -> Result<Ticket, BackendError> {
+        let first_ids = batch.ranges().map(|range| batch.input_ids()[range.start]);
+        self.seen.lock().expect("no panic").extend(first_ids);
         self.submitted.push(batch);
         Ok(Ticket(0))
     }
@@ -111,29 +118,36 @@ struct Fixture {
     permits: Permits,
     gate: crossbeam_channel::Sender<()>,
     batches: Arc<AtomicUsize>,
+    seen: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Fixture {
     /// With `gated`, every batch waits for a message through the gate.
     fn start(gated: bool, in_flight_batches_max: u32) -> Self {
+        Self::with_queue(gated, in_flight_batches_max, 50)
+    }
+
+    fn with_queue(gated: bool, in_flight_batches_max: u32, queued_units_max: usize) -> Self {
         let clock = Clock::start();
         let (gate, waits) = crossbeam_channel::bounded(1000);
         let batches = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::new(Mutex::new(Vec::new()));
         let probe = Probe {
             submitted: Vec::new(),
             gate: gated.then_some(waits),
             batches: Arc::clone(&batches),
             lost: Arc::default(),
+            seen: Arc::clone(&seen),
             in_flight_batches_max,
         };
         let config = EngineConfig {
             batch_tokens_max: None,
-            queued_units_max: 50,
+            queued_units_max,
             look_ahead_requests_max: 4,
             policy: Policy::default(),
             cost: CostModel::default(),
         };
-        let room = Work { documents: 1000, tokens: 1000, bytes: 1000 };
+        let room = Work { documents: 5000, tokens: 1000, bytes: 1000 };
         let admission = AdmissionConfig { room, tenant_room_percent: 100, ..AdmissionConfig::default() };
         let permits = Permits::new(admission, true, clock.clone());
         let engine = Engine::start(
@@ -143,7 +157,7 @@ impl Fixture {
             clock,
         )
         .expect("a thread");
-        Self { engine, permits, gate, batches }
+        Self { engine, permits, gate, batches, seen }
     }
 
     async fn submit(&self, first_ids: &[u32], timeout_ms: u64) -> Answer {
@@ -358,6 +372,36 @@ async fn what_nobody_waits_for_is_not_computed() {
     assert_eq!(finish(first).await, Ok(vec![1.0]));
     fixture.drained().await;
     assert_eq!(fixture.batches.load(Ordering::SeqCst), 1);
+}
+
+/// Two hundred callers, of whom half leave while a batch runs: of theirs nothing is computed but what that batch holds.
+#[tokio::test]
+async fn nothing_is_dispatched_for_who_has_left() {
+    for in_flight in [1, 2] {
+        let fixture = Fixture::with_queue(true, in_flight, 10_000);
+        let mut answers = Vec::new();
+        for caller in 0..200_u32 {
+            let first_ids: Vec<u32> = (0..20).map(|unit| 1000 * caller + unit).collect();
+            answers.push(Some(fixture.submit(&first_ids, 60_000).await));
+        }
+        let is_gone = |first_id: &u32| (first_id / 1000) % 2 == 1;
+        for answer in answers.iter_mut().skip(1).step_by(2) {
+            drop(answer.take());
+        }
+        let under_way = fixture.seen.lock().expect("no panic").len();
+        for _ in 0..1000 {
+            fixture.gate.send(()).expect("the probe listens");
+        }
+        for (caller, answer) in (0_u32..).zip(answers).filter_map(|(caller, answer)| Some((caller, answer?))) {
+            let scores = finish(answer).await.expect("computed");
+            assert_eq!(scores, (0..20).map(|unit| (1000 * caller + unit) as f32).collect::<Vec<_>>());
+        }
+        fixture.drained().await;
+        let seen = fixture.seen.lock().expect("no panic");
+        assert!(under_way <= 10 * in_flight as usize, "at most the batches in flight: {under_way}");
+        let late: Vec<&u32> = seen[10 * in_flight as usize..].iter().filter(|first_id| is_gone(first_id)).collect();
+        assert_eq!(late, Vec::<&u32>::new(), "of {} units", seen.len());
+    }
 }
 
 #[tokio::test]
