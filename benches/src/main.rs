@@ -117,7 +117,7 @@ struct SchedulerFlags {
     /// What is run [default: all].
     #[arg(long, value_enum, value_delimiter = ',')]
     parts: Vec<PartArg>,
-    /// Queries of the anytime case, at most; 0 leaves it out.
+    /// Queries of the cases with texts (anytime, early-stop), at most; 0 leaves them out.
     #[arg(long, value_name = "N", default_value_t = 43)]
     queries: usize,
     /// Folder of the plots.
@@ -134,6 +134,7 @@ enum PartArg {
     Fairness,
     Storm,
     Anytime,
+    EarlyStop,
 }
 
 impl From<PartArg> for scheduler::Part {
@@ -143,6 +144,7 @@ impl From<PartArg> for scheduler::Part {
             PartArg::Fairness => Self::Fairness,
             PartArg::Storm => Self::Storm,
             PartArg::Anytime => Self::Anytime,
+            PartArg::EarlyStop => Self::EarlyStop,
         }
     }
 }

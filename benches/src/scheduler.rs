@@ -21,6 +21,7 @@
 //! percentiles is their 95 % confidence interval, of everything else there is a single value.
 
 mod anytime;
+mod early_stop;
 mod fairness;
 mod metrics;
 mod overload;
@@ -50,11 +51,13 @@ pub enum Part {
     Storm,
     /// Budgets, with the default model.
     Anytime,
+    /// What late interaction could leave out, counted.
+    EarlyStop,
 }
 
 impl Part {
     /// All, in the order in which they are run.
-    pub const ALL: [Self; 4] = [Self::Overload, Self::Fairness, Self::Storm, Self::Anytime];
+    pub const ALL: [Self; 5] = [Self::Overload, Self::Fairness, Self::Storm, Self::Anytime, Self::EarlyStop];
 }
 
 /// What the scenario is run with.
@@ -66,7 +69,7 @@ pub struct Options {
     pub parts: Vec<Part>,
     /// Counted time of each load.
     pub time: Duration,
-    /// Queries of the anytime case, at most; 0 leaves it out.
+    /// Queries of the cases with texts, at most; 0 leaves them out.
     pub anytime_queries: usize,
     /// Where plots are written; `None`: nowhere.
     pub plots: Option<PathBuf>,
@@ -118,6 +121,9 @@ pub fn run(options: &Options, machine: &Machine) -> anyhow::Result<Report> {
     }
     if wanted(Part::Anytime) {
         found.extend(anytime::run(options, machine)?);
+    }
+    if wanted(Part::EarlyStop) {
+        found.extend(early_stop::run(options, machine)?);
     }
     if let Some(folder) = &options.plots {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;

@@ -3,7 +3,12 @@
 //! The queries of TREC DL 2019 with 100 candidates each are reranked by the default model, one after the other: first
 //! without a budget, then with 10 % to 100 % of the median time that took.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow};
 use serde::Deserialize;
@@ -19,20 +24,20 @@ use crate::{machine::Machine, report::Spread};
 /// Percent of the full time.
 const BUDGETS: [u32; 10] = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100];
 /// Far more than a request takes.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub(super) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A query with its candidates, in the first stage's order.
 #[derive(Deserialize)]
-struct Candidates {
-    qid: String,
-    query: String,
-    documents: Vec<Candidate>,
+pub(super) struct Candidates {
+    pub qid: String,
+    pub query: String,
+    pub documents: Vec<Candidate>,
 }
 
 #[derive(Deserialize)]
-struct Candidate {
-    id: String,
-    text: String,
+pub(super) struct Candidate {
+    pub id: String,
+    pub text: String,
 }
 
 /// One pass over all queries.
@@ -44,7 +49,7 @@ struct Pass {
 
 pub(super) fn run(options: &Options, machine: &Machine) -> anyhow::Result<Findings> {
     let mut found = Findings::default();
-    let folder = machine.workspace.join("../shared/data/dl19");
+    let folder = dl19(machine);
     let (candidates, qrels) = (folder.join("candidates.jsonl"), folder.join("qrels.txt"));
     if options.anytime_queries == 0 || !candidates.is_file() || !qrels.is_file() {
         found.notes.push("anytime: left out, without queries or without the files of DL19".to_owned());
@@ -159,7 +164,12 @@ fn ndcg(judged: &Qrels, orders: &[(&Candidates, Vec<String>)]) -> anyhow::Result
     report.metrics.first().map(|(_, value)| *value).context("one metric was asked for")
 }
 
-fn read(path: &Path, queries: usize) -> anyhow::Result<Vec<Candidates>> {
+/// Where the queries are, on machines that have them.
+pub(super) fn dl19(machine: &Machine) -> PathBuf {
+    machine.workspace.join("../shared/data/dl19")
+}
+
+pub(super) fn read(path: &Path, queries: usize) -> anyhow::Result<Vec<Candidates>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines = text.lines().take(queries).map(|line| serde_json::from_str(line).context(path.display().to_string()));
     lines.collect()

@@ -23,6 +23,11 @@ impl Backlog {
         }
     }
 
+    /// What waits of a lane.
+    pub(super) fn of(&self, lane: Lane) -> BatchShape {
+        self.0.iter().find(|(of, _)| *of == lane).map_or_else(BatchShape::default, |(_, shape)| *shape)
+    }
+
     pub(super) fn lanes(&self) -> impl Iterator<Item = (Lane, BatchShape)> + '_ {
         self.0.iter().copied().filter(|(_, shape)| !shape.is_empty())
     }

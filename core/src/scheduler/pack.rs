@@ -17,6 +17,10 @@ struct Draft {
     budget: BatchBudget,
     /// Seconds that it may take.
     seconds_max: f64,
+    /// The same for requests that go on after it, once another ends with it.
+    shared_seconds_max: f64,
+    /// A request ends with it.
+    ends_one: bool,
     /// When the device will take it up.
     start: Time,
     /// The earliest deadline of a request in it that it is to meet.
@@ -33,15 +37,25 @@ impl Draft {
         self.coefficients.seconds(shape)
     }
 
-    /// Whether a unit of its lane may join, its own deadline being `deadline`.
-    fn has_room(&self, tokens: u32, deadline: Time) -> bool {
+    /// Seconds that it may take for a request of which so much waits.
+    fn seconds_max_for(&self, waiting: BatchShape) -> f64 {
+        let mut shape = self.shape;
+        shape += waiting;
+        let goes_on = shape.sequences > u64::from(self.budget.sequences)
+            || shape.tokens > u64::from(self.budget.tokens)
+            || self.coefficients.seconds(shape) > self.seconds_max;
+        if self.ends_one && goes_on { self.shared_seconds_max } else { self.seconds_max }
+    }
+
+    /// Whether a unit of its lane may join, its own deadline being `deadline`, if the batch may take so many seconds.
+    fn has_room(&self, tokens: u32, deadline: Time, seconds_max: f64) -> bool {
         let within_budget =
             tokens <= self.budget.tokens - self.tokens && self.units.len() < self.budget.sequences as usize;
         if self.units.is_empty() || !within_budget {
             return within_budget;
         }
         let seconds = self.seconds_with(tokens);
-        seconds <= self.seconds_max && self.start + duration(seconds) <= self.deadline.min(deadline)
+        seconds <= seconds_max && self.start + duration(seconds) <= self.deadline.min(deadline)
     }
 
     /// Whether there is no use in looking for more.
@@ -129,11 +143,14 @@ impl Scheduler {
     fn draft(&self, now: Time, id: RequestId) -> Draft {
         let lane = self.waiting[&id].units[0].lane;
         let coefficients = self.cost.coefficients(lane);
+        let fixed = coefficients.batch;
         Draft {
             lane,
             coefficients,
             budget: self.budget(lane),
-            seconds_max: self.fair().map_or(f64::INFINITY, |fair| fair.batch_seconds(coefficients.batch)),
+            seconds_max: self.fair().map_or(f64::INFINITY, |fair| fair.batch_seconds(fixed)),
+            shared_seconds_max: self.fair().map_or(f64::INFINITY, |fair| fair.shared_seconds(fixed)),
+            ends_one: false,
             start: self.device_free(now, |_| 1.0),
             deadline: Time::MAX,
             shape: BatchShape::default(),
@@ -150,9 +167,11 @@ impl Scheduler {
         // One that would be late in any batch by the full prediction is a try: it holds nobody back.
         let hopeful = fair && draft.start + duration(draft.seconds_with(waiting.units[0].tokens)) <= waiting.deadline;
         let deadline = if hopeful || fair && !draft.units.is_empty() { waiting.deadline } else { Time::MAX };
+        let seconds_max = draft.seconds_max_for(waiting.remaining.of(draft.lane));
         let (mut packed, mut seconds, mut shape, mut tokens) = (0, 0.0, BatchShape::default(), 0_u64);
         while let Some(unit) = waiting.units.front().copied() {
-            if unit.lane != draft.lane || !draft.has_room(unit.tokens, deadline) || seconds > turn_seconds {
+            if unit.lane != draft.lane || !draft.has_room(unit.tokens, deadline, seconds_max) || seconds > turn_seconds
+            {
                 break;
             }
             waiting.units.pop_front();
@@ -176,6 +195,7 @@ impl Scheduler {
         let class_weight = self.fair().map_or(1.0, |fair| fair.class_weight(place.class));
         self.order.charge(place, seconds, class_weight);
         if self.waiting[&id].units.is_empty() {
+            draft.ends_one = true;
             self.cancel(id);
         }
         packed

@@ -64,6 +64,8 @@ pub struct FairPolicy {
     /// Between the two, a batch grows until its fixed cost is this part of it: more would delay everybody in it
     /// for next to nothing.
     pub batch_overhead_percent: u32,
+    /// The same for what goes on after a batch in which another request ends: that one would only wait for it.
+    pub shared_overhead_percent: u32,
 }
 
 impl Default for FairPolicy {
@@ -75,6 +77,7 @@ impl Default for FairPolicy {
             batch_duration_max: Duration::from_millis(100),
             batch_duration_min: Duration::from_millis(5),
             batch_overhead_percent: 5,
+            shared_overhead_percent: 20,
         }
     }
 }
@@ -82,7 +85,16 @@ impl Default for FairPolicy {
 impl FairPolicy {
     /// How long a batch whose fixed cost is so many seconds may take, in seconds.
     pub(super) fn batch_seconds(&self, fixed_seconds: f64) -> f64 {
-        let worthwhile = fixed_seconds * 100.0 / f64::from(self.batch_overhead_percent.max(1));
+        self.worthwhile(fixed_seconds, self.batch_overhead_percent)
+    }
+
+    /// How long one in which a request ends may become by what goes on after it.
+    pub(super) fn shared_seconds(&self, fixed_seconds: f64) -> f64 {
+        self.worthwhile(fixed_seconds, self.shared_overhead_percent.max(self.batch_overhead_percent))
+    }
+
+    fn worthwhile(&self, fixed_seconds: f64, overhead_percent: u32) -> f64 {
+        let worthwhile = fixed_seconds * 100.0 / f64::from(overhead_percent.max(1));
         worthwhile.max(self.batch_duration_min.as_secs_f64()).min(self.batch_duration_max.as_secs_f64())
     }
 

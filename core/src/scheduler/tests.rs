@@ -79,6 +79,31 @@ fn batches_follow_deadline_then_arrival_within_the_budgets() {
     }
 }
 
+/// A millisecond for a batch and a tenth of one for a token: 20 % of 5 ms, and 40 tokens in what is left of them.
+#[test]
+fn who_ends_in_a_batch_waits_little_for_who_goes_on() {
+    let prior = Coefficients { batch: 1e-3, token: 1e-4, ..Coefficients::default() };
+    let fair = FairPolicy { batch_duration_min: Duration::ZERO, ..FairPolicy::default() };
+    let config = SchedulerConfig { batch_sequences_max: 50, queued_units_max: 100, ..config() };
+    // Of each request the units of ten tokens that wait, and of the first batch how many are of which.
+    let cases: [(&[u32], &[usize]); 4] =
+        [(&[20], &[10]), (&[1, 20], &[1, 3]), (&[1, 2, 1], &[1, 2, 1]), (&[6, 20], &[6, 0])];
+    for (waiting, expected) in cases {
+        let mut scheduler = Scheduler::with_cost(
+            SchedulerConfig { policy: Policy::Fair(fair.clone()), ..config.clone() },
+            CostModel::new(prior),
+        );
+        for (request, units) in (0..).zip(waiting) {
+            for index in 0..*units {
+                scheduler.enqueue(at(0), unit(request, index, 10, 60_000)).expect("within bounds");
+            }
+        }
+        let batch = dispatched(&mut scheduler);
+        let of = |request: usize| batch.iter().filter(|(of, _)| *of == request as u64).count();
+        assert_eq!((0..waiting.len()).map(of).collect::<Vec<_>>(), expected, "{waiting:?}");
+    }
+}
+
 #[test]
 fn a_batch_has_one_lane() {
     let mut other = unit(2, 0, 10, 9);
