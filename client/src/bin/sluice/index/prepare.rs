@@ -19,6 +19,9 @@ use super::{
     report::Tally,
 };
 
+/// Bytes of an id at the shard.
+const ID_BYTES_MAX: usize = 480;
+
 /// Prepares batches for one collection.
 pub(super) struct Preparer {
     pub shard: Client,
@@ -111,7 +114,9 @@ impl Preparer {
 
     async fn work(&self, entered: Entered) -> anyhow::Result<Prepared> {
         let Entered { reads, overtaken, mut prepared } = entered;
-        let asked = prepared.ids.iter().filter(|id| !overtaken.contains(*id)).cloned().collect();
+        // An id that no document can have is not asked for: the write says what is wrong with it.
+        let possible = |id: &&String| id.len() <= ID_BYTES_MAX && !overtaken.contains(*id);
+        let asked = prepared.ids.iter().filter(possible).cloned().collect();
         let mut stored = self.stored(asked).await?;
         let mut works = Vec::new();
         for Read { place, document } in reads {
