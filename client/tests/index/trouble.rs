@@ -3,6 +3,7 @@
 use std::{process::Child, time::Duration};
 
 use serde_json::json;
+use sluice_client::{Client, ClientOptions, Code, EncodeRequest, RetryPolicy};
 
 use crate::world::{QUICK, Ran, SLOW, World, ids, lines};
 
@@ -63,11 +64,27 @@ fn an_interrupt_waits_for_what_was_sent_and_says_how_to_go_on() {
 
 #[test]
 fn a_server_that_refuses_is_asked_again() {
-    // Room for one batch inside: of four at once three are refused, with a time to come back.
-    let world = World::with_server(SLOW, |config| config.admission.documents_max = 12);
-    world.file("a.jsonl", lines(0..100));
-    let found = world.indexed(&["--create", "--batch", "10", "--concurrency", "4", "a.jsonl"]);
-    assert_eq!((&found["written"], &found["embedded"]), (&json!(100), &json!(100)));
+    let script = "max_tokens = 64\ndim = 8\nservice_time = { per_token = \"2ms\" }\n";
+    let world = World::with_server(script, |config| config.admission.documents_max = 12);
+    world.file("a.jsonl", lines(0..10));
+    // Once the server knows how fast it is, it says how long to wait.
+    let texts = |words: usize| EncodeRequest { texts: vec!["x ".repeat(words); 12], ..EncodeRequest::default() };
+    for _ in 0..8 {
+        world.block_on(world.server().encode(texts(1))).unwrap();
+    }
+    // Somebody else takes all the room for a while.
+    let request = texts(62);
+    let (server, one) = (world.server(), EncodeRequest { texts: vec!["y".to_owned()], ..EncodeRequest::default() });
+    let other = world.spawn(async move { server.encode(request).await });
+    let options = ClientOptions { retry: RetryPolicy::never(), ..ClientOptions::default() };
+    let url = world.server_url();
+    let impatient = world.block_on(async { Client::connect(&url, options).await.unwrap() });
+    let refused =
+        || world.block_on(impatient.encode(one.clone())).is_err_and(|e| e.code() == Some(Code::ResourceExhausted));
+    world.wait_until("the server refuses", refused);
+    let found = world.indexed(&["--create", "a.jsonl"]);
+    assert_eq!((&found["written"], &found["embedded"]), (&json!(10), &json!(10)));
+    assert!(world.block_on(other).unwrap().is_ok());
 }
 
 #[test]

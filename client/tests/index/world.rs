@@ -152,6 +152,13 @@ impl World {
         self.runtime.block_on(future)
     }
 
+    pub(crate) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.runtime.spawn(future)
+    }
+
     pub(crate) fn shard_url(&self) -> String {
         format!("http://{}", self.shard.as_ref().unwrap().address)
     }
