@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use sluice_client::{
-    DocumentSource, Method, Rerank,
+    DocumentSource, Method, Rerank, RerankResult,
     proto::retrieval::v1::{Leg, LexicalQuery, SearchRequest, leg},
 };
 
@@ -27,7 +27,7 @@ fn token_vectors_are_found_by_the_hash_of_a_hit() {
         request.stored_as(&hit.id, "docs", hit.content_hash.as_slice().try_into().unwrap())
     });
     let answer = world.block_on(world.server().rerank(rerank)).unwrap();
-    let sources: Vec<_> = answer.results.iter().map(|result| result.source()).collect();
+    let sources: Vec<_> = answer.results.iter().map(RerankResult::source).collect();
     assert_eq!((sources, answer.partial), (vec![DocumentSource::Stored; 2], false));
     assert_eq!(answer.results[0].id, "d9");
 

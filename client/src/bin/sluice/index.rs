@@ -107,6 +107,7 @@ impl Run {
                 },
             }
         }
+        self.writer.close().await;
         ended
     }
 
@@ -180,9 +181,9 @@ impl Run {
             seconds,
         };
         if json {
-            print_json(&output)?
+            print_json(&output)?;
         } else {
-            print(&tally.summary(seconds))?
+            print(&tally.summary(seconds))?;
         }
         let again = "what is written stays; the same command goes on from there";
         match ended {

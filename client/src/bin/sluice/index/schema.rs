@@ -14,6 +14,9 @@ use crate::args::index::payload_type;
 /// Name of the vector that embeddings go to where nothing else is said.
 const VECTOR_DEFAULT: &str = "dense";
 
+/// Bytes of a name at the shard.
+const NAME_BYTES_MAX: usize = 64;
+
 /// What a new collection is asked to have, besides its file.
 #[derive(Debug, Default)]
 pub(super) struct Wishes<'a> {
@@ -71,6 +74,9 @@ pub(super) fn target(schema: &Schema, wish: VectorWish) -> Result<String, String
         (None, []) => return Err("the collection has no dense vector for embeddings".to_owned()),
         (None, all) => return Err(format!("the collection has several dense vectors, --vector names one of {all:?}")),
     };
+    if vector_key(&name).len() > NAME_BYTES_MAX {
+        return Err(format!("the vector's name `{name}` is too long: `{}` is no name of a payload", vector_key(&name)));
+    }
     let field = schema.vectors.iter().find(|field| field.name == name);
     match field.and_then(|field| field.kind.as_ref()) {
         Some(vector_field::Kind::Dense(DenseField { dim, .. })) if *dim != wish.dim => Err(format!(
@@ -254,6 +260,8 @@ mod tests {
             let error = target(&schema, wish).unwrap_err();
             assert!(error.contains(reason), "{error}");
         }
+        let long = described(&format!("vectors = [{{ name = \"{}\" }}]", "v".repeat(60))).unwrap();
+        assert!(target(&long, WISH).unwrap_err().contains("is too long"));
         assert!(target(&described("texts = [{ name = \"t\" }]").unwrap(), WISH).is_err());
     }
 }

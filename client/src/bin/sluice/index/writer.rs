@@ -13,7 +13,7 @@ use sluice_client::{
 use sluice_core::Time;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -25,6 +25,9 @@ use super::{
 const AHEAD_MAX: usize = 4;
 /// A call is opened anew after so long, however much it is to write.
 const CALL_DURATION_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// How long a shard may take to end a call that has nothing left to say.
+const CLOSE_DURATION_MAX: Duration = Duration::from_secs(2);
 
 /// Writes batches to a collection.
 ///
@@ -133,6 +136,15 @@ impl Writer {
                 Ok(None) => self.pause(ended())?,
                 Err(_) => return Err(self.late()),
             }
+        }
+    }
+
+    /// Ends the call when everything is acknowledged, so that the shard does not take it for one that was given up.
+    pub(super) async fn close(&mut self) {
+        if let Some(Call { sender, mut answers }) = self.call.take() {
+            drop(sender);
+            // Nothing waits: whatever comes now changes nothing.
+            let _ = timeout(CLOSE_DURATION_MAX, answers.next()).await;
         }
     }
 
