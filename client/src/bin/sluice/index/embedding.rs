@@ -8,6 +8,9 @@ use sluice_client::{
     proto::retrieval::v1::{PayloadValue, payload_value::Kind},
 };
 
+/// Documents that the server is given in one call. Several batches are under way at once: it has enough to fill its own,
+/// and a slow one is done with each call in time.
+const DOCUMENTS_PER_CALL_MAX: usize = 32;
 /// Where at least so many documents are embedded at once and none can be, the fault is not theirs.
 const FAILURES_IN_A_ROW_MAX: usize = 8;
 
@@ -100,26 +103,27 @@ fn check_digest(maker: &Maker, digest: &str) -> Result<(), ClientError> {
     Err(ClientError::Protocol("its model is another one than when indexing began; start over"))
 }
 
-/// Calls with all, and with halves of what is refused, down to single ones: one bad document costs itself alone.
+/// Calls with parts of all, and with halves of what is refused, down to single ones: one bad document costs itself alone.
 async fn in_parts<T>(
     count: usize,
     call: impl AsyncFn(Range<usize>) -> Result<Vec<T>, ClientError>,
 ) -> anyhow::Result<Vec<Result<T, String>>> {
     let mut answers = Vec::with_capacity(count);
     // The first part is the last here.
-    let mut parts: Vec<_> = std::iter::once(0..count).collect();
+    let starts = (0..count).step_by(DOCUMENTS_PER_CALL_MAX).rev();
+    let mut parts: Vec<_> = starts.map(|start| start..count.min(start + DOCUMENTS_PER_CALL_MAX)).collect();
     while let Some(part) = parts.pop() {
         match call(part.clone()).await {
             Ok(found) => {
                 ensure!(found.len() == part.len(), "{} answers for {} documents", found.len(), part.len());
                 answers.extend(found.into_iter().map(Ok));
             }
-            Err(error) if !is_about_documents(&error) => return Err(error.into()),
-            Err(error) if part.len() == 1 => answers.push(Err(error.to_string())),
-            Err(_) => {
+            Err(error) if part.len() > 1 && (is_about_documents(&error) || is_late(&error)) => {
                 let middle = part.start + part.len() / 2;
                 parts.extend([middle..part.end, part.start..middle]);
             }
+            Err(error) if is_about_documents(&error) => answers.push(Err(error.to_string())),
+            Err(error) => return Err(error.into()),
         }
     }
     if count >= FAILURES_IN_A_ROW_MAX
@@ -144,6 +148,11 @@ fn is_about_documents(error: &ClientError) -> bool {
         },
         _ => false,
     }
+}
+
+/// Whether it was too much for the time that it had.
+fn is_late(error: &ClientError) -> bool {
+    error.code() == Some(Code::DeadlineExceeded)
 }
 
 #[cfg(test)]
@@ -188,6 +197,18 @@ mod tests {
             assert!(doubled(5, &[1], code).await.is_err(), "{code:?}");
         }
         assert!(!is_about_documents(&refused(Code::InvalidArgument, "model")));
+    }
+
+    #[tokio::test]
+    async fn a_slow_server_gets_fewer_at_once() {
+        let calls = std::cell::RefCell::new(Vec::new());
+        let call = async |part: Range<usize>| {
+            calls.borrow_mut().push(part.len());
+            if part.len() > 10 { Err(refused(Code::DeadlineExceeded, "")) } else { Ok(part.collect()) }
+        };
+        let answers: Vec<_> = in_parts(40, call).await.unwrap().into_iter().map(Result::unwrap).collect();
+        assert_eq!(answers, (0..40).collect::<Vec<_>>());
+        assert_eq!(calls.into_inner(), [32, 16, 8, 8, 16, 8, 8, 8]);
     }
 
     #[test]
