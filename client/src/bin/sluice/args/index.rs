@@ -91,9 +91,9 @@ pub(crate) struct IndexArgs {
     /// How files are written [default: csv where a name ends in .csv or .csv.gz, or else jsonl]
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// Documents that are written at once, all or none
-    #[arg(long, value_name = "B", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    pub batch: u16,
+    /// Documents that are embedded and written at once, all or none [default: 32 with --encode, or else 256]
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub batch: Option<u16>,
     /// Batches that are embedded at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub concurrency: u8,

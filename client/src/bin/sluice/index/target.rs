@@ -25,6 +25,11 @@ use crate::{
     server::{ServerDefault, connect_with},
 };
 
+/// Documents of a batch that is embedded: soon done, so that little is lost in the middle, and progress shows.
+const BATCH_EMBEDDED: usize = 32;
+/// Documents of a batch that is only written: the disk is waited for once for all of them.
+const BATCH_PLAIN: usize = 256;
+
 /// Everything that a run needs.
 pub(super) struct Target {
     pub reader: Reader,
@@ -51,12 +56,13 @@ pub(super) async fn open(args: &IndexArgs, server_default: &ServerDefault) -> Re
     let collection = collection(args, &shard, models.as_ref()).await?;
     let (name, schema) = (collection.name, collection.schema.unwrap_or_default());
     let encoder = models.map(|models| encoder(args, models, &name, &schema)).transpose()?;
+    let batch_default = if encoder.is_some() { BATCH_EMBEDDED } else { BATCH_PLAIN };
     let writer = Writer::new(shard.clone(), name.clone(), patient(), deadline);
     let reader = Reader {
         files: args.files.clone(),
         format: args.format,
         reading: Reading::new(&schema, args.backfill),
-        documents_max: usize::from(args.batch),
+        documents_max: args.batch.map_or(batch_default, usize::from),
         vector_bytes: vector_bytes(&schema),
         on_bad_line: args.on_bad_line,
     };
