@@ -23,7 +23,7 @@ use sluice_proto::{
     },
 };
 use tokio::time::timeout;
-use tonic::{codec::CompressionEncoding, transport::Channel};
+use tonic::transport::Channel;
 
 use crate::{
     BearerToken, ClientError, ClientOptions, RetryPolicy,
@@ -38,15 +38,15 @@ use crate::{
 /// breaks. Dropping a call's future, or a stream of answers, cancels the call on the server.
 #[derive(Clone)]
 pub struct Client {
-    connection: Arc<Connection>,
-    deadline: Duration,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) deadline: Duration,
 }
 
 /// What clones share.
 pub(crate) struct Connection {
     url: String,
-    channel: Channel,
-    options: ClientOptions,
+    pub(crate) channel: Channel,
+    pub(crate) options: ClientOptions,
     budget: Mutex<RetryBudget>,
     seed: AtomicU64,
 }
@@ -59,8 +59,8 @@ macro_rules! stub {
         let stub = $stub::new(connection.channel.clone())
             .max_decoding_message_size(size)
             .max_encoding_message_size(size)
-            .accept_compressed(CompressionEncoding::Zstd)
-            .accept_compressed(CompressionEncoding::Gzip);
+            .accept_compressed(tonic::codec::CompressionEncoding::Zstd)
+            .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
         match connection.options.compression {
             Some(compression) => stub.send_compressed(compression.into()),
             None => stub,
@@ -72,14 +72,16 @@ macro_rules! stub {
 macro_rules! unary {
     ($client:expr, $stub:ident, $method:ident, $request:expr) => {{
         let stub = stub!($client, $stub);
-        let deadline = Deadline::starting_now($client.deadline);
-        with_retries(&$client.connection, deadline, $request, |request| {
+        let deadline = $crate::call::Deadline::starting_now($client.deadline);
+        $crate::call::with_retries(&$client.connection, deadline, $request, |request| {
             let mut stub = stub.clone();
             async move { Ok(stub.$method(request).await?.into_inner()) }
         })
         .await
     }};
 }
+
+pub(crate) use {stub, unary};
 
 impl Client {
     /// Connects to `url`, `http://HOST:PORT`, once: if nothing listens there, it says so now.

@@ -22,6 +22,7 @@
 //! | [`retry`] | whether a failed call is tried again, and when |
 //! | [`ClientError`] | what went wrong, decoded from `google.rpc` details |
 //! | [`Rerank`], [`Stage`], [`Budget`], [`Explain`], [`PutTokens`] | how to write a request |
+//! | [`Client::upsert`], [`Client::search`] and their neighbours, [`shard`] | how to talk to a first-stage shard |
 //! | [`Matrix`] | how to read an embedding, and how to write one |
 //! | [`table`] | how to show a ranking to a person |
 //! | [`names`] | what an enum value is called on a command line and in JSON |
@@ -36,6 +37,7 @@ pub mod names;
 mod options;
 mod request;
 pub mod retry;
+pub mod shard;
 mod stage;
 mod stream;
 pub mod table;

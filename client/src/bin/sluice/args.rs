@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod explain;
+pub(crate) mod index;
 pub(crate) mod spending;
 pub(crate) mod tokens;
 
@@ -73,7 +74,7 @@ With --budget-ms, one such object for each budget, on a line of its own, with be
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
 /// Talk to a Sluice server: rerank documents, keep and explain their token vectors, list models, measure how good an
-/// order is.
+/// order is; and fill a first-stage shard.
 #[derive(Debug, Parser)]
 #[command(name = "sluice", version, after_help = EXIT_CODES)]
 pub(crate) struct Args {
@@ -95,6 +96,9 @@ pub(crate) enum Command {
     /// Show which words a late-interaction score comes from.
     #[command(after_help = explain::HELP)]
     Explain(explain::ExplainArgs),
+    /// Write documents to a collection of a first-stage shard, embedded by a server on the way.
+    #[command(after_help = index::HELP)]
+    Index(Box<index::IndexArgs>),
     /// Keep documents' token vectors on the server, so that reranking carries ids instead of texts.
     #[command(subcommand, after_help = EXIT_CODES)]
     Tokens(tokens::TokensCommand),

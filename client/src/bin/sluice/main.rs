@@ -8,6 +8,7 @@ mod args;
 mod documents;
 mod eval;
 mod explain;
+mod index;
 mod lines;
 mod models;
 mod output;
@@ -62,6 +63,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Models(args) => runtime.block_on(models::run(&args, &default)),
         Command::Eval(args) => runtime.block_on(eval::run(&args, &default)),
         Command::Explain(args) => runtime.block_on(explain::run(&args, &default, colours_welcome())),
+        Command::Index(args) => runtime.block_on(index::run(&args, &default)),
         Command::Tokens(command) => runtime.block_on(tokens::run(&command, &default)),
     }
 }

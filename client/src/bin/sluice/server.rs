@@ -21,12 +21,20 @@ pub(crate) async fn connect(
     deadline_ms: u64,
 ) -> Result<Client, ClientError> {
     let deadline = Duration::from_millis(deadline_ms);
+    let start = Instant::now();
+    let client = connect_with(server, default, ClientOptions { deadline, ..ClientOptions::default() }).await?;
+    Ok(client.with_deadline(deadline.saturating_sub(start.elapsed())))
+}
+
+/// Connects, at once or not at all, with these options; who calls is added.
+pub(crate) async fn connect_with(
+    server: &ServerArgs,
+    default: &ServerDefault,
+    options: ClientOptions,
+) -> Result<Client, ClientError> {
     let url = server.url.as_deref().unwrap_or(&default.url);
     let token = server.token.as_ref().or(default.token.as_ref());
     let token = token.map(|token| BearerToken::new(token)).transpose()?;
-    let mut options = ClientOptions { deadline, token, ..ClientOptions::default() };
-    options.connect_timeout = options.connect_timeout.min(deadline);
-    let start = Instant::now();
-    let client = Client::connect(url, options).await?;
-    Ok(client.with_deadline(deadline.saturating_sub(start.elapsed())))
+    let connect_timeout = options.connect_timeout.min(options.deadline);
+    Client::connect(url, ClientOptions { token, connect_timeout, ..options }).await
 }
