@@ -22,8 +22,8 @@ use sluice_retrieval::{
         SourceError,
     },
     store::{
-        Collection, CollectionInfo, CollectionStats, Engine, IndexStats, Reading, SnapshotInfo, Store, StoreError, Write,
-        Written,
+        Collection, CollectionInfo, CollectionStats, Engine, IndexStats, Reading, SnapshotInfo, Store, StoreError,
+        Write, Written,
     },
     vector_index::{Hit, IndexError, Stop},
 };
