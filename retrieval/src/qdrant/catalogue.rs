@@ -179,8 +179,8 @@ impl Catalogue {
             _ => return None,
         };
         Some(Arc::new(QdrantCollection::new(Parts {
-            called: called.to_owned(),
-            name: name.to_owned(),
+            name: called.to_owned(),
+            target: name.to_owned(),
             identity: text(metadata, name::IDENTITY)?.to_owned(),
             words: WordFields::new(&schema, average_words),
             schema,

@@ -28,9 +28,9 @@ use crate::{
 /// What a collection is made of.
 pub(super) struct Parts {
     /// The name or alias that it was found by.
-    pub(super) called: String,
-    /// Its name.
     pub(super) name: String,
+    /// The collection's own name.
+    pub(super) target: String,
     pub(super) identity: String,
     pub(super) schema: Schema,
     pub(super) words: WordFields,
@@ -50,11 +50,11 @@ impl QdrantCollection {
     }
 
     fn wait<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, StoreError> {
-        self.parts.runtime.block_on(work).map_err(|fault| fault.of_store(&self.parts.called))
+        self.parts.runtime.block_on(work).map_err(|fault| fault.of_store(&self.parts.name))
     }
 
     async fn upsert(&self, documents: Vec<Document>) -> Result<Written, Fault> {
-        let Parts { name, schema, words, link, versions, .. } = &self.parts;
+        let Parts { target, schema, words, link, versions, .. } = &self.parts;
         let lsn = versions.next();
         // Of an id that a batch has twice, the last one counts, as with us.
         let mut points = HashMap::with_capacity(documents.len());
@@ -66,7 +66,7 @@ impl QdrantCollection {
         let points: Vec<_> = points.into_values().collect();
         if !points.is_empty() {
             let upsert =
-                UpsertPoints { collection_name: name.clone(), wait: Some(true), points, ..UpsertPoints::default() };
+                UpsertPoints { collection_name: target.clone(), wait: Some(true), points, ..UpsertPoints::default() };
             let (until, mut client) = (link.until(), link.points());
             let done = answer("writing documents", until, client.upsert(request(upsert, until))).await?;
             completed("writing documents", done.result)?;
@@ -76,11 +76,11 @@ impl QdrantCollection {
 
     /// Counts them first: a cluster does not say how many went.
     async fn delete(&self, filter: Option<qdrant::Filter>, selected: PointsSelectorOneOf) -> Result<Written, Fault> {
-        let Parts { name, link, versions, .. } = &self.parts;
+        let Parts { target, link, versions, .. } = &self.parts;
         let deleted = self.counted(filter, link.until()).await?;
         let lsn = versions.next();
         let delete = DeletePoints {
-            collection_name: name.clone(),
+            collection_name: target.clone(),
             wait: Some(true),
             points: Some(PointsSelector { points_selector_one_of: Some(selected) }),
             ..DeletePoints::default()
@@ -109,9 +109,9 @@ impl QdrantCollection {
 
     /// Points that fulfil a filter, exactly.
     pub(super) async fn counted(&self, filter: Option<qdrant::Filter>, until: Instant) -> Result<u64, Fault> {
-        let Parts { name, link, .. } = &self.parts;
+        let Parts { target, link, .. } = &self.parts;
         let count = CountPoints {
-            collection_name: name.clone(),
+            collection_name: target.clone(),
             filter,
             exact: Some(true),
             read_consistency: link.read_consistency(),
@@ -132,9 +132,9 @@ impl QdrantCollection {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let Parts { name, schema, link, .. } = &self.parts;
+        let Parts { target, schema, link, .. } = &self.parts;
         let get = GetPoints {
-            collection_name: name.clone(),
+            collection_name: target.clone(),
             ids: ids.iter().map(|id| name::point_id(id)).collect(),
             with_payload: Some(point::payload_of(projection)),
             with_vectors: Some(point::vectors_of(projection, schema)),
@@ -153,7 +153,7 @@ impl QdrantCollection {
     }
 
     async fn stats_async(&self) -> Result<CollectionStats, Fault> {
-        let Parts { called, schema, words, link, versions, .. } = &self.parts;
+        let Parts { name, schema, words, link, versions, .. } = &self.parts;
         let (until, lsn) = (link.until(), versions.now());
         let documents = self.counted(None, until).await?;
         let lexical = (!words.is_empty()).then_some(("lexical", name::WORDS_VECTOR));
@@ -167,13 +167,13 @@ impl QdrantCollection {
             let (name, engine) = (name.to_owned(), "qdrant".to_owned());
             indexes.push(IndexStats { name, engine, documents, applied: lsn, bytes: 0 });
         }
-        Ok(CollectionStats { name: called.clone(), documents, lsn, bytes: 0, indexes })
+        Ok(CollectionStats { name: name.clone(), documents, lsn, bytes: 0, indexes })
     }
 }
 
 impl Collection for QdrantCollection {
     fn name(&self) -> &str {
-        &self.parts.called
+        &self.parts.name
     }
 
     fn identity(&self) -> &str {

@@ -42,6 +42,7 @@ pub(super) fn translate(filter: &Filter) -> Result<Option<QdrantFilter>, Lacking
 }
 
 /// What a part of a filter is.
+#[expect(clippy::large_enum_variant, reason = "lives for one step of a translation")]
 enum Truth {
     Always,
     Never,

@@ -46,7 +46,7 @@ impl QdrantCollection {
         });
         let nearest = query::Variant::Nearest(VectorInput { variant: Some(nearest) });
         Some(QueryPoints {
-            collection_name: self.parts.name.clone(),
+            collection_name: self.parts.target.clone(),
             query: Some(Query { variant: Some(nearest) }),
             using: Some(using.to_owned()),
             filter: filter.cloned(),
@@ -72,7 +72,7 @@ impl QdrantCollection {
         }
         let link = &self.parts.link;
         let batch = QueryBatchPoints {
-            collection_name: self.parts.name.clone(),
+            collection_name: self.parts.target.clone(),
             query_points: queries.into_iter().flatten().collect(),
             read_consistency: link.read_consistency(),
             ..QueryBatchPoints::default()
@@ -96,7 +96,7 @@ impl QdrantCollection {
     async fn facet_counts(&self, facet: &FacetJob, filter: Option<&Filter>, until: Instant) -> Result<Facet, Fault> {
         let link = &self.parts.link;
         let counts = FacetCounts {
-            collection_name: self.parts.name.clone(),
+            collection_name: self.parts.target.clone(),
             key: name::payload_key(&facet.field),
             filter: filter.map(filter::translate).transpose()?.flatten(),
             limit: Some(FACET_VALUES_MAX as u64 + 1),
