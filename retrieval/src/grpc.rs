@@ -169,7 +169,7 @@ fn unanswered(error: SearchError) -> Refusal {
         SearchError::Expired => Refusal::DeadlineExceeded { phase: "search" },
         SearchError::Lacks(lacking) => lacks(&lacking),
         SearchError::Unreachable(error) => unreachable(&error),
-        SearchError::Gone => Refusal::NotFound { resource_type: "collection", name: String::new() },
+        SearchError::Gone { name } => Refusal::NotFound { resource_type: "collection", name },
     }
 }
 

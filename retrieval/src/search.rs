@@ -100,7 +100,10 @@ pub enum SearchError {
     Unreachable(#[source] SourceError),
     /// The collection was dropped meanwhile.
     #[error("the collection is gone")]
-    Gone,
+    Gone {
+        /// What it was asked for by.
+        name: String,
+    },
 }
 
 /// A moment of a collection, and what of it a search may find.

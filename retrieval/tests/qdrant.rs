@@ -9,6 +9,8 @@ mod cluster;
 mod common;
 #[path = "qdrant/evaluate.rs"]
 mod evaluate;
+#[path = "qdrant/example.rs"]
+mod example;
 #[path = "qdrant/faults.rs"]
 mod faults;
 #[path = "qdrant/filters.rs"]

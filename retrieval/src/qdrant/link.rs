@@ -161,23 +161,23 @@ impl Fault {
     fn of(doing: &'static str, status: Status) -> Self {
         let cause = || SourceError::of(doing)(format!("{:?}: {}", status.code(), status.message()));
         match status.code() {
-            // Without a connection, tonic says either.
-            Code::Unavailable | Code::ResourceExhausted => Self::Unreachable(cause()),
-            Code::Unknown if std::error::Error::source(&status).is_some() => Self::Unreachable(cause()),
             // Our own timer, which tonic keeps too, or the cluster's.
             Code::DeadlineExceeded | Code::Cancelled => Self::TimedOut { doing },
+            Code::Unavailable | Code::ResourceExhausted => Self::Unreachable(cause()),
+            // What the cluster says has no source: it is the connection that failed, whatever the code.
+            _ if std::error::Error::source(&status).is_some() => Self::Unreachable(cause()),
             Code::NotFound => Self::NotFound,
             Code::AlreadyExists => Self::Exists,
             _ => Self::Failed(cause()),
         }
     }
 
-    /// What it is to a search.
-    pub(super) fn of_search(self) -> ClusterError {
+    /// What it is to a search of the collection of this name.
+    pub(super) fn of_search(self, name: &str) -> ClusterError {
         match self {
             Self::Unreachable(error) => ClusterError::Unreachable(error),
             Self::TimedOut { .. } => ClusterError::TimedOut,
-            Self::NotFound => ClusterError::Gone,
+            Self::NotFound => ClusterError::Gone { name: name.to_owned() },
             Self::Lacks(lacking) => ClusterError::Lacks(lacking),
             Self::Failed(error) => ClusterError::Failed(error),
             Self::Exists | Self::Store(_) => ClusterError::Failed(SourceError::of("searching")(self.to_string())),

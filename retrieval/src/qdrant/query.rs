@@ -148,7 +148,7 @@ impl Cluster for QdrantCollection {
         filter: Option<&'a Filter>,
         until: Instant,
     ) -> Answer<'a, Vec<Vec<ClusterHit>>> {
-        self.ask(legs, filter, until).map(|asked| asked.map_err(Fault::of_search)).boxed()
+        self.ask(legs, filter, until).map(|asked| asked.map_err(|fault| fault.of_search(&self.parts.name))).boxed()
     }
 
     fn count<'a>(&'a self, filter: Option<&'a Filter>, until: Instant) -> Answer<'a, u64> {
@@ -156,11 +156,13 @@ impl Cluster for QdrantCollection {
             let filter = filter.map(filter::translate).transpose()?.flatten();
             self.counted(filter, until).await
         };
-        counting.map(|counted| counted.map_err(Fault::of_search)).boxed()
+        counting.map(|counted| counted.map_err(|fault| fault.of_search(&self.parts.name))).boxed()
     }
 
     fn facet<'a>(&'a self, facet: &'a FacetJob, filter: Option<&'a Filter>, until: Instant) -> Answer<'a, Facet> {
-        self.facet_counts(facet, filter, until).map(|counted| counted.map_err(Fault::of_search)).boxed()
+        self.facet_counts(facet, filter, until)
+            .map(|counted| counted.map_err(|fault| fault.of_search(&self.parts.name)))
+            .boxed()
     }
 
     fn read<'a>(
@@ -173,7 +175,7 @@ impl Cluster for QdrantCollection {
             let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
             self.documents(&ids, projection, until).await
         };
-        reading.map(|read| read.map_err(Fault::of_search)).boxed()
+        reading.map(|read| read.map_err(|fault| fault.of_search(&self.parts.name))).boxed()
     }
 }
 

@@ -114,7 +114,10 @@ pub enum ClusterError {
     TimedOut,
     /// The collection is not there any more.
     #[error("the collection is gone")]
-    Gone,
+    Gone {
+        /// What it was asked for by.
+        name: String,
+    },
     /// It does not do this.
     #[error(transparent)]
     Lacks(#[from] Lacking),
@@ -128,7 +131,7 @@ impl From<ClusterError> for SearchError {
         match error {
             ClusterError::Unreachable(error) => Self::Unreachable(error),
             ClusterError::TimedOut => Self::Expired,
-            ClusterError::Gone => Self::Gone,
+            ClusterError::Gone { name } => Self::Gone { name },
             ClusterError::Lacks(lacking) => Self::Lacks(lacking),
             ClusterError::Failed(error) => Self::Source(error),
         }
@@ -327,7 +330,7 @@ impl AskedLegs<'_> {
         }
         // What is the same of all of them is said as it is.
         let all = |is: fn(&ClusterError) -> bool| faults.iter().all(is);
-        if all(|fault| matches!(fault, ClusterError::Unreachable(_) | ClusterError::Gone))
+        if all(|fault| matches!(fault, ClusterError::Unreachable(_) | ClusterError::Gone { .. }))
             && let Some(fault) = faults.pop()
         {
             return Err(fault.into());
@@ -380,7 +383,7 @@ fn same(fault: &ClusterError) -> ClusterError {
     match fault {
         ClusterError::Unreachable(error) => ClusterError::Unreachable(cause(error)),
         ClusterError::TimedOut => ClusterError::TimedOut,
-        ClusterError::Gone => ClusterError::Gone,
+        ClusterError::Gone { name } => ClusterError::Gone { name: name.clone() },
         ClusterError::Lacks(lacking) => ClusterError::Lacks(lacking.clone()),
         ClusterError::Failed(error) => ClusterError::Failed(cause(error)),
     }

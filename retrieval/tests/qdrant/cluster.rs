@@ -22,7 +22,7 @@ use sluice_retrieval::{
     sparse::{SparseIndex, Weighting},
     vector_index::{Change, Hit, Never, VectorIndex},
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Status, transport::Server};
 
@@ -64,12 +64,12 @@ pub struct Kept {
     sparse: HashMap<String, SparseIndex>,
 }
 
-/// A running server.
+/// A running server, in a runtime of its own: what ends with it are its connections too, like those of a machine that is
+/// switched off.
 pub struct TestCluster {
     pub address: SocketAddr,
     pub contents: Arc<Mutex<Contents>>,
-    stop: watch::Sender<bool>,
-    running: JoinHandle<()>,
+    runtime: Option<Runtime>,
 }
 
 /// What the services share.
@@ -78,26 +78,23 @@ pub struct Service(Arc<Mutex<Contents>>);
 
 impl TestCluster {
     pub async fn start() -> Self {
-        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
-        Self::serve(listener, Arc::default())
+        Self::serve(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::default()).await
     }
 
-    fn serve(listener: TcpListener, contents: Arc<Mutex<Contents>>) -> Self {
-        let address = listener.local_addr().expect("bound");
+    async fn serve(address: SocketAddr, contents: Arc<Mutex<Contents>>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("threads");
         let service = Service(Arc::clone(&contents));
-        let (stop, mut stopped) = watch::channel(false);
-        let serving = Server::builder()
-            .add_service(PointsServer::new(service.clone()))
-            .add_service(CollectionsServer::new(service))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        // Stopped like a machine that is switched off: with its connections.
-        let running = tokio::spawn(async move {
-            tokio::select! {
-                ended = serving => ended.expect("it serves"),
-                _ = stopped.changed() => {}
-            }
-        });
-        Self { address, contents, stop, running }
+        let binding = runtime.spawn(TcpListener::bind(address));
+        let listener = binding.await.expect("no panic").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        runtime.spawn(
+            Server::builder()
+                .add_service(PointsServer::new(service.clone()))
+                .add_service(CollectionsServer::new(service))
+                .serve_with_incoming(TcpListenerStream::new(listener)),
+        );
+        Self { address, contents, runtime: Some(runtime) }
     }
 
     pub fn contents(&self) -> MutexGuard<'_, Contents> {
@@ -114,15 +111,23 @@ impl TestCluster {
     }
 
     /// Goes down; what it had comes up again with [`resume`](Self::resume).
-    pub async fn stop(self) -> (SocketAddr, Arc<Mutex<Contents>>) {
-        let Self { address, contents, stop, running } = self;
-        stop.send_replace(true);
-        running.await.expect("it does not panic");
-        (address, contents)
+    pub async fn stop(mut self) -> (SocketAddr, Arc<Mutex<Contents>>) {
+        let runtime = self.runtime.take().expect("it runs");
+        let stopping = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(10)));
+        stopping.await.expect("it does not panic");
+        (self.address, Arc::clone(&self.contents))
     }
 
     pub async fn resume((address, contents): (SocketAddr, Arc<Mutex<Contents>>)) -> Self {
-        Self::serve(TcpListener::bind(address).await.expect("its port"), contents)
+        Self::serve(address, contents).await
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
