@@ -96,11 +96,11 @@ impl QdrantCollection {
             Write::Upsert(documents) => self.upsert(documents).await,
             Write::Delete(ids) => {
                 let points: Vec<PointId> = ids.iter().map(|id| name::point_id(id)).collect();
-                let there = filter::translate(&Filter::Ids(ids))?;
+                let there = filter::translate(&Filter::Ids(ids), &self.parts.schema)?;
                 self.delete(there, PointsSelectorOneOf::Points(PointsIdsList { ids: points })).await
             }
             Write::DeleteWhere(filter) => {
-                let filter = filter::translate(&filter)?;
+                let filter = filter::translate(&filter, &self.parts.schema)?;
                 let selected = PointsSelectorOneOf::Filter(filter.clone().unwrap_or_default());
                 self.delete(filter, selected).await
             }

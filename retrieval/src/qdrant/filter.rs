@@ -8,7 +8,7 @@
 //! | match of any | `match` any of keywords or integers; others `should` |
 //! | range | `range`, `datetime_range` |
 //! | words | `match` on `words.FIELD` for each word: the words are ours, so both engines split texts alike |
-//! | exists | not `is_empty`, which an empty list is too, as with us |
+//! | exists | not `is_empty`, which an empty list is too, as with us; of a text's words, which have the index |
 //! | ids | `has_id` |
 //!
 //! What is true or false of every document is worked out here, so that nothing hangs on what a cluster makes of an empty
@@ -27,13 +27,14 @@ use super::{
 };
 use crate::{
     filter::Filter,
-    payload::{Datetime, Scalar, words},
+    payload::{Datetime, PayloadKind, Scalar, words},
+    schema::Schema,
     search::Lacking,
 };
 
 /// A filter in a cluster's words; `None` for one that is true of every document.
-pub(super) fn translate(filter: &Filter) -> Result<Option<QdrantFilter>, Lacking> {
-    Ok(match truth(filter)? {
+pub(super) fn translate(filter: &Filter, schema: &Schema) -> Result<Option<QdrantFilter>, Lacking> {
+    Ok(match truth(filter, schema)? {
         Truth::Always => None,
         Truth::Never => Some(must([Condition::from(has_id([name::no_point()]))])),
         Truth::When(ConditionOneOf::Filter(filter)) => Some(filter),
@@ -49,13 +50,13 @@ enum Truth {
     When(ConditionOneOf),
 }
 
-fn truth(filter: &Filter) -> Result<Truth, Lacking> {
+fn truth(filter: &Filter, schema: &Schema) -> Result<Truth, Lacking> {
     let whole = |condition| Truth::When(condition);
     Ok(match filter {
         Filter::And(filters) => {
             let mut conditions = Vec::new();
             for filter in filters {
-                match truth(filter)? {
+                match truth(filter, schema)? {
                     Truth::Always => {}
                     Truth::Never => return Ok(Truth::Never),
                     Truth::When(condition) => conditions.push(Condition::from(condition)),
@@ -66,7 +67,7 @@ fn truth(filter: &Filter) -> Result<Truth, Lacking> {
         Filter::Or(filters) => {
             let mut conditions = Vec::new();
             for filter in filters {
-                match truth(filter)? {
+                match truth(filter, schema)? {
                     Truth::Always => return Ok(Truth::Always),
                     Truth::Never => {}
                     Truth::When(condition) => conditions.push(condition),
@@ -74,7 +75,7 @@ fn truth(filter: &Filter) -> Result<Truth, Lacking> {
             }
             any(conditions)
         }
-        Filter::Not(filter) => match truth(filter)? {
+        Filter::Not(filter) => match truth(filter, schema)? {
             Truth::Always => Truth::Never,
             Truth::Never => Truth::Always,
             Truth::When(condition) => not(condition),
@@ -87,7 +88,10 @@ fn truth(filter: &Filter) -> Result<Truth, Lacking> {
             let has = |word: &str| Condition::from(matches(&key, MatchValue::Keyword(word.to_owned())));
             whole(ConditionOneOf::Filter(must(words(text).map(|word| has(&word)))))
         }
-        Filter::Exists { field } => not(ConditionOneOf::IsEmpty(IsEmptyCondition { key: name::payload_key(field) })),
+        Filter::Exists { field } => {
+            let of_words = schema.payload_field(field).is_some_and(|field| field.kind == PayloadKind::Text);
+            exists(if of_words { name::words_key(field) } else { name::payload_key(field) })
+        }
         Filter::Ids(ids) if ids.is_empty() => Truth::Never,
         Filter::Ids(ids) => whole(has_id(ids.iter().map(|id| name::point_id(id)))),
     })
@@ -135,9 +139,7 @@ fn range(field: &str, lower: &Bound<Scalar>, upper: &Bound<Scalar>) -> Result<Tr
     let key = name::payload_key(field);
     let condition = match (scalar(lower), scalar(upper)) {
         // Every value of an ordered kind is within no bounds.
-        (None, None) => {
-            return truth(&Filter::Exists { field: field.to_owned() });
-        }
+        (None, None) => return Ok(exists(key)),
         (Some(Scalar::Datetime(_)), _) | (None, Some(Scalar::Datetime(_))) => {
             let (gte, gt) = sides(lower, |value| moment(field, value))?;
             let (lte, lt) = sides(upper, |value| moment(field, value))?;
@@ -200,6 +202,10 @@ fn any(mut conditions: Vec<ConditionOneOf>) -> Truth {
             Truth::When(ConditionOneOf::Filter(QdrantFilter { should, ..QdrantFilter::default() }))
         }
     }
+}
+
+fn exists(key: String) -> Truth {
+    not(ConditionOneOf::IsEmpty(IsEmptyCondition { key }))
 }
 
 fn not(condition: ConditionOneOf) -> Truth {

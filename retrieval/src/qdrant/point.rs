@@ -75,12 +75,17 @@ pub(super) fn of_document(
     Ok(PointStruct { id: Some(name::point_id(&document.id)), payload, vectors: Some(vectors) })
 }
 
+/// Each word once; and an empty one, which nobody looks for, if there is a value at all: that it exists is asked of its
+/// words, as they have the index.
 fn distinct_words(value: &PayloadValue) -> Vec<String> {
     let texts = value.scalars().iter().filter_map(|scalar| match scalar {
         Scalar::Text(text) => Some(text),
         _ => None,
     });
     let mut found: Vec<String> = texts.flat_map(|text| words(text)).map(String::from).collect();
+    if !value.scalars().is_empty() {
+        found.push(String::new());
+    }
     found.sort_unstable();
     found.dedup();
     found

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use qdrant_client::qdrant::{
-    DenseVector, FacetCounts, FacetHit, Query, QueryBatchPoints, QueryPoints, SearchParams,
+    DenseVector, FacetCounts, FacetHit, Filter as QdrantFilter, Query, QueryBatchPoints, QueryPoints, SearchParams,
     SparseVector as QdrantSparse, VectorInput, facet_value, query, vector_input,
 };
 use tokio::time::Instant;
@@ -31,7 +31,7 @@ const FACET_VALUES_MAX: usize = 16_384;
 
 impl QdrantCollection {
     /// What a leg is to the cluster; `None` if it can find nothing.
-    fn query(&self, leg: &LegJob, filter: Option<&qdrant_client::qdrant::Filter>) -> Option<QueryPoints> {
+    fn query(&self, leg: &LegJob, filter: Option<&QdrantFilter>) -> Option<QueryPoints> {
         let link = &self.parts.link;
         let (using, nearest) = match &leg.query {
             LegQuery::Lexical(query) => (name::WORDS_VECTOR, sparse(&self.parts.words.query(query)?)),
@@ -57,13 +57,17 @@ impl QdrantCollection {
         })
     }
 
+    fn translated(&self, filter: Option<&Filter>) -> Result<Option<QdrantFilter>, Lacking> {
+        Ok(filter.map(|filter| filter::translate(filter, &self.parts.schema)).transpose()?.flatten())
+    }
+
     async fn ask(
         &self,
         legs: &[&LegJob],
         filter: Option<&Filter>,
         until: Instant,
     ) -> Result<Vec<Vec<ClusterHit>>, Fault> {
-        let filter = filter.map(filter::translate).transpose()?.flatten();
+        let filter = self.translated(filter)?;
         let queries: Vec<Option<QueryPoints>> = legs.iter().map(|leg| self.query(leg, filter.as_ref())).collect();
         let asked: Vec<usize> = (0..legs.len()).filter(|nth| queries[*nth].is_some()).collect();
         let mut lists = vec![Vec::new(); legs.len()];
@@ -98,7 +102,7 @@ impl QdrantCollection {
         let counts = FacetCounts {
             collection_name: self.parts.target.clone(),
             key: name::payload_key(&facet.field),
-            filter: filter.map(filter::translate).transpose()?.flatten(),
+            filter: self.translated(filter)?,
             limit: Some(FACET_VALUES_MAX as u64 + 1),
             exact: Some(true),
             read_consistency: link.read_consistency(),
@@ -135,7 +139,7 @@ impl Cluster for QdrantCollection {
                 return Err(Lacking::new(format!("facets[{nth}].field"), format!("counts of {} fields", kind.name())));
             }
         }
-        job.filter.as_ref().map_or(Ok(()), |filter| filter::translate(filter).map(|_| ()))
+        self.translated(job.filter.as_ref()).map(|_| ())
     }
 
     fn now(&self) -> Lsn {
@@ -153,7 +157,7 @@ impl Cluster for QdrantCollection {
 
     fn count<'a>(&'a self, filter: Option<&'a Filter>, until: Instant) -> Answer<'a, u64> {
         let counting = async move {
-            let filter = filter.map(filter::translate).transpose()?.flatten();
+            let filter = self.translated(filter)?;
             self.counted(filter, until).await
         };
         counting.map(|counted| counted.map_err(|fault| fault.of_search(&self.parts.name))).boxed()

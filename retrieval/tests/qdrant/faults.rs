@@ -18,6 +18,7 @@ async fn filled(cluster: &TestCluster) -> Served {
     let mut served = over(cluster).await;
     create(&mut served.client, "docs").await;
     upsert(&mut served.client, "docs", random_documents(3, 30)).await;
+    // The collection is known from now on.
     cluster.take_calls();
     served
 }
@@ -97,10 +98,10 @@ async fn a_slow_cluster_is_not_waited_for_beyond_the_deadline() {
     let cluster = TestCluster::start().await;
     let mut served = filled(&cluster).await;
     cluster.set_faults(Faults { delay: Duration::from_secs(30), ..Faults::default() });
-    let (answer, took) = ask(&mut served.client, all_legs(), Duration::from_millis(500)).await;
+    let (answer, took) = ask(&mut served.client, all_legs(), Duration::from_secs(2)).await;
     let code = answer.expect_err("too slow").code();
     assert_eq!(code, Code::DeadlineExceeded);
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
 
     // A leg with a time of its own has a call of its own: it is left out, and takes no other with it.
     let slow = Some(("sparse".to_owned(), Duration::from_secs(30)));

@@ -35,7 +35,7 @@ async fn collections_and_aliases_come_and_go() {
         let live = || wire::SearchRequest { min_lsn: lsn, ..search("live", vec![dense_leg([1.0, 0.0])]) };
         assert_eq!(ids(&client.search(live()).await.expect("found").into_inner()), ["a", "c"]);
         assert_eq!(client.set_alias(set("live", "two")).await.expect("moved").into_inner().previous, "one");
-        let moved = wire::SearchRequest { min_lsn: 0, ..live() };
+        let moved = wire::SearchRequest { min_lsn: 1, ..live() };
         assert_eq!(ids(&client.search(moved).await.expect("found").into_inner()), ["b"]);
 
         let listed = client.list_collections(wire::ListCollectionsRequest {}).await.expect("listed").into_inner();

@@ -32,8 +32,9 @@ async fn searches_for_what_there_is_none_of() {
     let cluster = TestCluster::start().await;
     let mut served = over(&cluster).await;
     create(&mut served.client, "docs").await;
-    cluster.take_calls();
     let plain = || search("docs", vec![dense_leg([1.0, 0.0]), lexical("black")]);
+    served.client.search(plain()).await.expect("found, and known from now on");
+    cluster.take_calls();
     let facet = |field: &str| wire::SearchRequest {
         facets: vec![wire::FacetRequest { field: field.to_owned(), limit: 0 }],
         ..plain()

@@ -60,6 +60,8 @@ pub async fn over_with(address: SocketAddr, configure: impl FnOnce(&mut ShardCon
         config.qdrant.url = format!("http://{address}");
         config.qdrant.api_key = Secret::from(KEY);
         config.qdrant.call_timeout = Duration::from_secs(5);
+        // Longer than a test: what is asked is counted.
+        config.qdrant.names_age_max = Duration::from_secs(600);
         configure(config);
     })
     .await
