@@ -67,7 +67,7 @@ impl Default for QdrantConfig {
             replication_factor: 0,
             write_consistency_factor: 0,
             graph_candidates: 256,
-            average_words: 256.0,
+            average_words: 128.0,
         }
     }
 }

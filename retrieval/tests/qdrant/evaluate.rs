@@ -43,7 +43,9 @@ fn condition_matches(
             index(&empty.key, indexed)?;
             Ok(values(&point.payload, &empty.key).is_empty())
         }
-        Some(ConditionOneOf::HasVector(has)) => Ok(named(point)?.any(|(name, _)| *name == has.has_vector)),
+        Some(ConditionOneOf::HasVector(has)) => {
+            Ok(point.vectors.is_some() && named(point)?.any(|(name, _)| *name == has.has_vector))
+        }
         other => Err(Status::unimplemented(format!("{other:?}"))),
     }
 }
