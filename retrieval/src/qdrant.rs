@@ -8,11 +8,11 @@
 //! |---|---|
 //! | collection, alias | the same, by the same name; only collections with our metadata are ours |
 //! | document id | a point id, the first 16 bytes of its SHA-256 as a UUID; the id itself in the payload |
-//! | version, log sequence number | microseconds of the shard's clock, each one used once ([`version`]) |
+//! | version, log sequence number | microseconds of the shard's clock, each one used once (`version`) |
 //! | dense vector, sparse vector | a named vector; the modifier `idf` where the schema says so |
-//! | text fields | a sparse vector `lexical.words`, weighted here as BM25 does, with the modifier `idf` ([`words`]) |
-//! | payload field | `payload.NAME`, indexed; of a text its words in `words.NAME` ([`point`]) |
-//! | filter | a filter of the same meaning ([`filter`]) |
+//! | text fields | a sparse vector `lexical.words`, weighted here as BM25 does, with the modifier `idf` (`words`) |
+//! | payload field | `payload.NAME`, indexed; of a text its words in `words.NAME` (`point`) |
+//! | filter | a filter of the same meaning (`filter`) |
 //!
 //! `docs/qdrant.md` says what differs from the engine of our own, and what there is none of.
 
