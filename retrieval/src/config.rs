@@ -12,7 +12,7 @@ use sluice_service::{
 
 use crate::{
     collection::CollectionOptions, dense::GraphOptions, indexes::IndexOptions, lexical::LexicalOptions,
-    search::SearchSettings, shard::ShardOptions,
+    qdrant::QdrantConfig, search::SearchSettings, shard::ShardOptions,
 };
 
 /// The whole configuration, resolved: `--print-config` shows one of these.
@@ -23,7 +23,10 @@ pub struct ShardConfig {
     pub listen: SocketAddr,
     /// Address of the Prometheus port (`/metrics`); absent = none.
     pub metrics_listen: Option<SocketAddr>,
-    /// Folder that collections are kept in, of this process alone; created if it is not there. Required.
+    /// What keeps the collections: `local`, this process in its folder, or `qdrant`, a cluster.
+    pub engine: EngineKind,
+    /// Folder that collections are kept in, of this process alone; created if it is not there. Required by the engine
+    /// `local`, and not used by another.
     pub data: Option<PathBuf>,
     /// Deadline of a call that brings none.
     #[serde(with = "config::duration")]
@@ -34,12 +37,25 @@ pub struct ShardConfig {
     pub limits: Limits,
     /// Searching.
     pub search: SearchConfig,
-    /// What is kept.
+    /// What the engine `local` keeps.
     pub store: StoreConfig,
+    /// The cluster of the engine `qdrant`.
+    pub qdrant: QdrantConfig,
     /// Stopping.
     pub drain: DrainConfig,
     /// Logging.
     pub log: LogConfig,
+}
+
+/// What keeps the collections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// This process, in its folder.
+    #[default]
+    Local,
+    /// A Qdrant cluster.
+    Qdrant,
 }
 
 /// Bounds of one request; what is over them is `INVALID_ARGUMENT`.
@@ -131,12 +147,14 @@ impl Default for ShardConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 50052)),
             metrics_listen: None,
+            engine: EngineKind::Local,
             data: None,
             default_deadline: Duration::from_secs(30),
             grpc: GrpcConfig::default(),
             limits: Limits::default(),
             search: SearchConfig::default(),
             store: StoreConfig::default(),
+            qdrant: QdrantConfig::default(),
             drain: DrainConfig::default(),
             log: LogConfig::default(),
         }
@@ -196,13 +214,17 @@ impl ShardConfig {
     pub fn faults(&self) -> Vec<ConfigFault> {
         let mut faults = self.grpc.faults("grpc");
         faults.extend(self.drain.faults("drain"));
+        if self.engine == EngineKind::Qdrant {
+            faults.extend(self.qdrant.faults("qdrant"));
+        }
         faults.extend(log_filter_fault(&self.log.filter).map(|fault| ConfigFault::new("log.filter", fault)));
         let mut require = |holds: bool, key: &str, message: &str| {
             if !holds {
                 faults.push(ConfigFault::new(key, message));
             }
         };
-        require(self.data.is_some(), "data", "is required: the folder that collections are kept in (--data DIR)");
+        let data = self.data.is_some() || self.engine != EngineKind::Local;
+        require(data, "data", "is required: the folder that collections are kept in (--data DIR)");
         require(!self.default_deadline.is_zero(), "default_deadline", "must be longer than 0");
         let limits = &self.limits;
         require(limits.documents_per_batch_max > 0, "limits.documents_per_batch_max", "must be at least 1");

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::Limits,
-    search::{LegReport, LegState, Pool, PoolError, SearchError, Searcher},
+    search::{Lacking, LegReport, LegState, Pool, PoolError, SearchError, Searcher, SourceError},
     store::{Collection, Store, StoreError},
     validate,
 };
@@ -89,9 +89,18 @@ impl App {
     }
 
     /// The collection that a request names.
-    fn collection(&self, field: &'static str, name: &str) -> Result<Arc<dyn Collection>, Refusal> {
+    async fn collection(
+        &self,
+        field: &'static str,
+        name: &str,
+        until: Instant,
+    ) -> Result<Arc<dyn Collection>, Refusal> {
         validate::existing(field, name)?;
-        self.store()?.find(name).map_err(refusal)
+        if let Some(known) = self.store()?.known(name) {
+            return Ok(known);
+        }
+        let name = name.to_owned();
+        self.on_disk(until, move |store| store.find(&name)).await
     }
 
     /// Does what may wait for the disk.
@@ -125,6 +134,8 @@ fn refusal(error: StoreError) -> Refusal {
         }
         StoreError::Busy { .. } => overloaded("writes"),
         StoreError::Refused(message) => Refusal::invalid("documents", message),
+        StoreError::Lacks(lacking) => lacks(&lacking),
+        StoreError::Unreachable(error) => unreachable(&error),
         StoreError::Full(error) => {
             tracing::error!(%error, "no room left");
             Refusal::Unavailable {
@@ -156,7 +167,21 @@ fn unanswered(error: SearchError) -> Refusal {
         }
         SearchError::Overloaded => overloaded("searches"),
         SearchError::Expired => Refusal::DeadlineExceeded { phase: "search" },
+        SearchError::Lacks(lacking) => lacks(&lacking),
+        SearchError::Unreachable(error) => unreachable(&error),
+        SearchError::Gone { name } => Refusal::NotFound { resource_type: "collection", name },
     }
+}
+
+/// What a caller is told that asks an engine for what it does not do.
+fn lacks(lacking: &Lacking) -> Refusal {
+    Refusal::FailedPrecondition { reason: "NOT_ON_THIS_ENGINE", message: lacking.to_string() }
+}
+
+fn unreachable(error: &SourceError) -> Refusal {
+    tracing::warn!(%error, "the cluster could not be reached");
+    let message = "the cluster that has the collections could not be reached";
+    Refusal::Unavailable { reason: "CLUSTER_UNREACHABLE", message, retry_after: Some(RETRY_AFTER) }
 }
 
 fn all_failed(legs: &[LegReport]) -> Refusal {

@@ -15,11 +15,11 @@
 //! tantivy keeps nothing of what was added since its last commit. That is what the log is for: a commit carries the log
 //! sequence number that it is of, and what came after is applied again.
 
-mod analysis;
+pub(crate) mod analysis;
 mod collect;
 mod expand;
 pub mod index;
-mod layout;
+pub(crate) mod layout;
 mod numbers;
 mod plan;
 mod proximity;

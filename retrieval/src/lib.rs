@@ -11,6 +11,7 @@ pub mod indexes;
 pub mod lexical;
 pub mod metrics;
 pub mod payload;
+pub mod qdrant;
 pub mod schema;
 pub mod search;
 pub mod serve;

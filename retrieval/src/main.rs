@@ -14,12 +14,13 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use clap::Parser;
 use sluice_retrieval::{
-    config::ShardConfig,
+    config::{EngineKind, ShardConfig},
+    qdrant::QdrantStore,
     serve::Shard,
     store::{DurableStore, Store, StoreError},
 };
@@ -48,7 +49,7 @@ struct Flags {
     /// Address of the gRPC port [default: 127.0.0.1:50052].
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Folder that collections are kept in; created if it is not there.
+    /// Folder that collections are kept in; created if it is not there. Not with `engine = "qdrant"`.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Address of the Prometheus port; off unless given.
@@ -112,7 +113,16 @@ fn run(config: ShardConfig) -> anyhow::Result<()> {
 }
 
 fn open(folder: &Path, config: &ShardConfig) -> Result<Arc<dyn Store>, StoreError> {
-    Ok(Arc::new(DurableStore::open(folder, &config.store)?))
+    Ok(match config.engine {
+        EngineKind::Local => Arc::new(DurableStore::open(folder, &config.store)?),
+        EngineKind::Qdrant => {
+            // A clock before 1970 is a fault that versions do not add to.
+            let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let store = QdrantStore::open(&config.qdrant, Arc::new(since_1970))?;
+            store.greet();
+            Arc::new(store)
+        }
+    })
 }
 
 /// The resolved configuration, or everything that is wrong with it, a line each.

@@ -14,6 +14,7 @@
 //! of an index a [`Leg`].
 
 mod answer;
+mod cluster;
 mod explain;
 mod job;
 mod kept;
@@ -29,6 +30,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 pub use self::{
     answer::{FusionReport, LegHits, LegReport, LegState, SearchAnswer, SearchHit, SearchTiming, degraded},
+    cluster::{Answer, Cluster, ClusterError, ClusterHit, Lacking},
     explain::{ExplainAnswer, ExplainedDocument, ExplainedLeg},
     job::{
         ExplainJob, FacetJob, FieldBoost, Fields, LegJob, LegQuery, LexicalQuery, Projection, SearchJob, SnippetJob,
@@ -90,6 +92,18 @@ pub enum SearchError {
     /// Its deadline has passed.
     #[error("the deadline has passed")]
     Expired,
+    /// The collection's engine does not do this.
+    #[error(transparent)]
+    Lacks(#[from] Lacking),
+    /// The cluster that has the collection could not be reached.
+    #[error("the cluster could not be reached: {0}")]
+    Unreachable(#[source] SourceError),
+    /// The collection was dropped meanwhile.
+    #[error("the collection is gone")]
+    Gone {
+        /// What it was asked for by.
+        name: String,
+    },
 }
 
 /// A moment of a collection, and what of it a search may find.
@@ -160,6 +174,14 @@ impl Searcher {
             facets: view.facets.clone(),
             timing: SearchTiming { filter, fuse: timing.fuse + reading.elapsed(), ..timing },
         })
+    }
+
+    fn leg_share(&self) -> f64 {
+        self.settings.leg_share
+    }
+
+    fn keep(&self, key: KeptKey, list: &Arc<KeptList>) {
+        self.kept.keep(key, list);
     }
 
     /// The list that the job's cursor was cut from, if it is still there.

@@ -18,7 +18,7 @@ use sluice_service::{
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    config::ShardConfig,
+    config::{EngineKind, ShardConfig},
     grpc::{App, AppParts},
     metrics as counted,
     search::{Interference, KeptLists, Pool, Searcher, Undisturbed},
@@ -178,12 +178,17 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, ShardError> {
     TcpListener::bind(address).await.map_err(|source| ShardError::Bind { address, source })
 }
 
-/// Opens what is in the data folder, on a thread that may wait for the disk.
+/// Opens what is in the data folder, or elsewhere, on a thread that may wait for the disk.
 async fn opened<O>(open: O, config: &ShardConfig) -> Result<Arc<dyn Store>, ShardError>
 where
     O: FnOnce(&Path, &ShardConfig) -> Result<Arc<dyn Store>, StoreError> + Send + 'static,
 {
-    let folder = config.data.clone().ok_or(ShardError::NoData)?;
+    let folder = match (&config.data, config.engine) {
+        (Some(folder), _) => folder.clone(),
+        (None, EngineKind::Local) => return Err(ShardError::NoData),
+        // What is elsewhere needs none.
+        (None, EngineKind::Qdrant) => PathBuf::new(),
+    };
     let config = config.clone();
     let opening = tokio::task::spawn_blocking(move || {
         open(&folder, &config).map_err(|source| ShardError::Open { folder, source })

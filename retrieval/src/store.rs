@@ -11,7 +11,7 @@ use crate::{
     filter::Filter,
     identity::Lsn,
     schema::Schema,
-    search::{Source, SourceError},
+    search::{Cluster, Lacking, Projection, ReadDocument, Source, SourceError},
 };
 
 /// Collections by name. Every call may wait for the disk.
@@ -34,11 +34,14 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     fn list(&self) -> Result<Vec<CollectionInfo>, StoreError>;
 
-    /// The collection of a name or alias. Does not wait for the disk.
+    /// The collection of a name or alias.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
     fn find(&self, name: &str) -> Result<Arc<dyn Collection>, StoreError>;
+
+    /// The same without waiting for anything; `None` sends to [`find`](Self::find).
+    fn known(&self, name: &str) -> Option<Arc<dyn Collection>>;
 
     /// Lets an alias stand for a collection from now on, durably; what it stood for before.
     ///
@@ -68,8 +71,16 @@ pub trait Store: Send + Sync {
     fn close(&self);
 }
 
+/// Who answers a collection's searches.
+pub enum Engine {
+    /// Indexes of this process, over a truth of this process.
+    Here(Arc<dyn Source>),
+    /// A cluster, which has the documents too.
+    Cluster(Arc<dyn Cluster>),
+}
+
 /// One collection.
-pub trait Collection: Source {
+pub trait Collection: Send + Sync {
     /// Its name.
     fn name(&self) -> &str;
 
@@ -78,6 +89,15 @@ pub trait Collection: Source {
 
     /// What its documents look like.
     fn schema(&self) -> &Schema;
+
+    /// Who answers its searches.
+    fn engine(self: Arc<Self>) -> Engine;
+
+    /// Documents by id, with at least what is asked for. What was acknowledged before is in it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn read(&self, ids: &[String], projection: &Projection) -> Result<Reading, StoreError>;
 
     /// Writes all of it or nothing; it is on disk when this returns.
     ///
@@ -90,6 +110,30 @@ pub trait Collection: Source {
     /// # Errors
     /// [`StoreError`].
     fn stats(&self) -> Result<CollectionStats, StoreError>;
+}
+
+/// Documents that were read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// The moment at which they were read.
+    pub lsn: Lsn,
+    /// In the order that they were asked for; `None` for what is not there.
+    pub documents: Vec<Option<ReadDocument>>,
+}
+
+impl Reading {
+    /// Reads from the present moment of a source.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn of(source: &dyn Source, ids: &[String], projection: &Projection) -> Result<Self, SourceError> {
+        let snapshot = source.snapshot()?;
+        let read = |id: &String| match snapshot.find(id)? {
+            Some(number) => snapshot.read(number, projection),
+            None => Ok(None),
+        };
+        Ok(Self { lsn: snapshot.lsn(), documents: ids.iter().map(read).collect::<Result<_, _>>()? })
+    }
 }
 
 /// What is to be written at once.
@@ -200,6 +244,12 @@ pub enum StoreError {
         /// The bound.
         max: usize,
     },
+    /// The engine does not do this.
+    #[error(transparent)]
+    Lacks(#[from] Lacking),
+    /// The cluster that has the collections could not be reached. A write may have been done, and may be sent again.
+    #[error("the cluster could not be reached: {0}")]
+    Unreachable(#[source] SourceError),
     /// There is no room for it; there may be later.
     #[error("no room left: {0}")]
     Full(#[source] SourceError),

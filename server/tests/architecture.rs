@@ -87,14 +87,20 @@ struct Placed {
 
 /// gRPC ends at a binary's `grpc` module. Its messages are also known where they are parsed once (`validate`) and where
 /// the process is put together (`serve`). CUDA ends at the kernels' `cuda` module.
-const PLACED: [Placed; 5] = [
+const PLACED: [Placed; 6] = [
     Placed { word: "tonic", within: "server/src", only_under: &["server/src/grpc", "server/src/serve"] },
     Placed {
         word: "sluice_proto",
         within: "server/src",
         only_under: &["server/src/grpc", "server/src/serve", "server/src/validate"],
     },
-    Placed { word: "tonic", within: "retrieval/src", only_under: &["retrieval/src/grpc", "retrieval/src/serve"] },
+    // A cluster is spoken to over gRPC too.
+    Placed {
+        word: "tonic",
+        within: "retrieval/src",
+        only_under: &["retrieval/src/grpc", "retrieval/src/serve", "retrieval/src/qdrant"],
+    },
+    Placed { word: "qdrant_client", within: "retrieval/src", only_under: &["retrieval/src/qdrant"] },
     Placed {
         word: "sluice_proto",
         within: "retrieval/src",

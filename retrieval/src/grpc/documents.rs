@@ -10,8 +10,7 @@ use tonic::{Code, Status, Streaming};
 use super::{App, call::Call, wire};
 use crate::{
     metrics as counted,
-    search::SourceError,
-    store::{Collection, StoreError, Write},
+    store::{Collection, Write},
     validate,
 };
 
@@ -98,7 +97,7 @@ impl App {
         request: messages::UpsertRequest,
         deadline: Instant,
     ) -> Result<CheckedBatch, Refusal> {
-        let collection = self.collection("collection", named)?;
+        let collection = self.collection("collection", named, deadline).await?;
         let limits = self.0.limits;
         let checking = self.0.writers.run(deadline, move || {
             let documents = validate::batch(request.documents, collection.schema(), &limits)?;
@@ -139,7 +138,7 @@ impl App {
         request: messages::DeleteRequest,
         deadline: Instant,
     ) -> Result<messages::DeleteResponse, Refusal> {
-        let collection = self.collection("collection", &request.collection)?;
+        let collection = self.collection("collection", &request.collection, deadline).await?;
         let write = match validate::deletion(request, collection.schema(), &self.0.limits)? {
             validate::Deletion::Ids(ids) => Write::Delete(ids),
             validate::Deletion::Where(filter) => Write::DeleteWhere(filter),
@@ -154,14 +153,13 @@ impl App {
         request: messages::GetRequest,
         deadline: Instant,
     ) -> Result<messages::GetResponse, Refusal> {
-        let collection = self.collection("collection", &request.collection)?;
+        let collection = self.collection("collection", &request.collection, deadline).await?;
         validate::ids(&request.ids, self.0.limits.documents_per_batch_max)?;
         let projection = validate::projection(request.projection, collection.schema())?;
         let work = move || {
-            let snapshot = collection.snapshot()?;
-            let mut response = messages::GetResponse { lsn: snapshot.lsn().0, ..messages::GetResponse::default() };
-            for id in request.ids {
-                let found = snapshot.find(&id)?.map(|number| snapshot.read(number, &projection)).transpose()?.flatten();
+            let read = collection.read(&request.ids, &projection)?;
+            let mut response = messages::GetResponse { lsn: read.lsn.0, ..messages::GetResponse::default() };
+            for (id, found) in request.ids.into_iter().zip(read.documents) {
                 match found {
                     Some(document) => response.documents.push(wire::stored_document(document, &projection)),
                     None => response.missing.push(id),
@@ -169,7 +167,7 @@ impl App {
             }
             Ok(response)
         };
-        self.on_disk(deadline, move |_| work().map_err(|error: SourceError| StoreError::Failed(error))).await
+        self.on_disk(deadline, move |_| work()).await
     }
 }
 

@@ -7,11 +7,11 @@ use sluice_service::status::Refusal;
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Code, Status};
 
-use super::{App, call::Call, unanswered, wire};
+use super::{App, call::Call, lacks, unanswered, wire};
 use crate::{
     metrics as counted,
-    search::{LegHits, SearchJob, Source},
-    store::Collection,
+    search::{Lacking, LegHits, SearchJob},
+    store::{Collection, Engine},
     validate,
 };
 
@@ -24,12 +24,16 @@ impl App {
         arrival: Instant,
         deadline: Instant,
     ) -> Result<messages::SearchResponse, Refusal> {
-        let (collection, job) = self.search_job(request)?;
+        let (collection, job) = self.search_job(request, deadline).await?;
         self.answered(collection, Arc::new(job), (arrival, deadline), None).await
     }
 
-    fn search_job(&self, request: messages::SearchRequest) -> Result<(Arc<dyn Collection>, SearchJob), Refusal> {
-        let collection = self.collection("collection", &request.collection)?;
+    async fn search_job(
+        &self,
+        request: messages::SearchRequest,
+        deadline: Instant,
+    ) -> Result<(Arc<dyn Collection>, SearchJob), Refusal> {
+        let collection = self.collection("collection", &request.collection, deadline).await?;
         let job = validate::search(request, collection.schema(), collection.identity(), &self.0.limits)?;
         Ok((collection, job))
     }
@@ -41,8 +45,11 @@ impl App {
         (arrival, deadline): (Instant, Instant),
         listener: Option<mpsc::Sender<LegHits>>,
     ) -> Result<messages::SearchResponse, Refusal> {
-        let source: Arc<dyn Source> = collection;
-        let answer = self.0.searcher.search(source, Arc::clone(&job), deadline, listener).await;
+        let (searcher, asked) = (&self.0.searcher, Arc::clone(&job));
+        let answer = match collection.engine() {
+            Engine::Here(source) => searcher.search(source, asked, deadline, listener).await,
+            Engine::Cluster(cluster) => searcher.search_cluster(cluster, asked, deadline, listener).await,
+        };
         let answer = answer.map_err(unanswered)?;
         counted::searched(&answer.legs);
         Ok(wire::search_answer(answer, &job, arrival.elapsed()))
@@ -73,7 +80,7 @@ impl App {
         time: (Instant, Instant),
         updates: &mpsc::Sender<Update>,
     ) -> Result<messages::SearchResponse, Refusal> {
-        let (collection, job) = self.search_job(request)?;
+        let (collection, job) = self.search_job(request, time.1).await?;
         let (listener, mut legs) = mpsc::channel(job.legs.len());
         let mut answer = Box::pin(self.answered(collection, Arc::new(job), time, Some(listener)));
         let mut answered = None;
@@ -102,10 +109,12 @@ impl App {
         deadline: Instant,
     ) -> Result<messages::ExplainResponse, Refusal> {
         let name = request.search.as_ref().map(|search| search.collection.clone()).unwrap_or_default();
-        let collection = self.collection("search.collection", &name)?;
+        let collection = self.collection("search.collection", &name, deadline).await?;
         let job = validate::explain(request, collection.schema(), collection.identity(), &self.0.limits)?;
         let names: Vec<String> = job.search.legs.iter().map(|leg| leg.name.clone()).collect();
-        let source: Arc<dyn Source> = collection;
+        let Engine::Here(source) = collection.engine() else {
+            return Err(lacks(&Lacking::new("search.collection", "explanation")));
+        };
         let answer = self.0.searcher.explain(source, Arc::new(job), deadline).await.map_err(unanswered)?;
         Ok(wire::explain_answer(answer, &names))
     }

@@ -10,7 +10,10 @@ use roaring::RoaringBitmap;
 use sluice_core::fusion::rarity;
 use tokio::runtime::Handle;
 
-use super::{Collection, CollectionInfo, CollectionStats, IndexStats, SnapshotInfo, Store, StoreError, Write, Written};
+use super::{
+    Collection, CollectionInfo, CollectionStats, Engine, IndexStats, Reading, SnapshotInfo, Store, StoreError, Write,
+    Written,
+};
 use crate::{
     collection::{self as kept, Collection as Kept, Index, LegFault, SnapshotError, SnapshotManifest, WriteError},
     config::StoreConfig,
@@ -88,6 +91,10 @@ impl Store for DurableStore {
         Ok(Arc::new(self.named(name)?))
     }
 
+    fn known(&self, name: &str) -> Option<Arc<dyn Collection>> {
+        self.find(name).ok()
+    }
+
     fn set_alias(&self, alias: &str, collection: &str) -> Result<Option<String>, StoreError> {
         let before = self.aliased(alias);
         self.shard.set_alias(alias, collection).map_err(|error| match &error {
@@ -159,6 +166,14 @@ impl Collection for Named {
 
     fn schema(&self) -> &Schema {
         self.kept.schema()
+    }
+
+    fn engine(self: Arc<Self>) -> Engine {
+        Engine::Here(self)
+    }
+
+    fn read(&self, ids: &[String], projection: &Projection) -> Result<Reading, StoreError> {
+        Ok(Reading::of(self, ids, projection)?)
     }
 
     fn write(&self, write: Write) -> Result<Written, StoreError> {

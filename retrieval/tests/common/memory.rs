@@ -21,7 +21,10 @@ use sluice_retrieval::{
         Facet, FacetJob, Leg, LegQuery, LexicalQuery, Projection, ReadDocument, Snapshot, Snippet, SnippetJob, Source,
         SourceError,
     },
-    store::{Collection, CollectionInfo, CollectionStats, IndexStats, SnapshotInfo, Store, StoreError, Write, Written},
+    store::{
+        Collection, CollectionInfo, CollectionStats, Engine, IndexStats, Reading, SnapshotInfo, Store, StoreError,
+        Write, Written,
+    },
     vector_index::{Hit, IndexError, Stop},
 };
 
@@ -101,6 +104,14 @@ impl Collection for MemoryCollection {
 
     fn schema(&self) -> &Schema {
         &self.schema
+    }
+
+    fn engine(self: Arc<Self>) -> Engine {
+        Engine::Here(self)
+    }
+
+    fn read(&self, ids: &[String], projection: &Projection) -> Result<Reading, StoreError> {
+        Ok(Reading::of(self, ids, projection)?)
     }
 
     fn write(&self, write: Write) -> Result<Written, StoreError> {
@@ -377,6 +388,10 @@ impl Store for MemoryStore {
     fn find(&self, name: &str) -> Result<Arc<dyn Collection>, StoreError> {
         let found: Arc<MemoryCollection> = Arc::clone(self.names().find(name)?);
         Ok(found)
+    }
+
+    fn known(&self, name: &str) -> Option<Arc<dyn Collection>> {
+        self.find(name).ok()
     }
 
     fn set_alias(&self, alias: &str, collection: &str) -> Result<Option<String>, StoreError> {
