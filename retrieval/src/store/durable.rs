@@ -18,7 +18,7 @@ use crate::{
     filter::Filter,
     identity::{DocId, Lsn},
     indexes::followers,
-    lexical::{Fuzzy, LexicalQuery as WordQuery, Operator, Phrase, Proximity, SnippetOptions},
+    lexical::{Fuzzy, LexicalQuery as WordQuery, Operator, Phrase, Proximity, SnippetOptions, TermScore},
     schema::Schema,
     search::{
         Facet, FacetJob, Leg, LegQuery, LexicalQuery, Projection, ReadDocument, Snapshot, Snippet, SnippetJob, Source,
@@ -319,7 +319,9 @@ impl Leg for DurableLeg<'_> {
             (Index::Lexical(index), LegQuery::Lexical(query)) => {
                 index.search(&words(query, self.kept.schema()), k, among, stop)
             }
-            (Index::Dense(index), LegQuery::Dense { query, .. }) => index.search(query, k, among, stop),
+            (Index::Dense(index), LegQuery::Dense { query, effort, .. }) => {
+                index.search_with(query, k, among, *effort, stop)
+            }
             (Index::Sparse(index), LegQuery::Sparse { query, .. }) => index.search(query, k, among, stop),
             _ => Err(IndexError::Unusable(format!("{} is of another kind", self.leg))),
         }
@@ -329,6 +331,13 @@ impl Leg for DurableLeg<'_> {
         let (Ok(Index::Lexical(index)), LegQuery::Lexical(query)) = (self.index(), &self.query) else { return None };
         let (frequencies, documents) = index.frequencies(&query.text).ok()?;
         rarity(&frequencies, documents)
+    }
+
+    fn terms(&self, documents: &[DocId]) -> Result<Vec<Vec<TermScore>>, IndexError> {
+        let (Index::Lexical(index), LegQuery::Lexical(query)) = (self.index()?, &self.query) else {
+            return Ok(vec![Vec::new(); documents.len()]);
+        };
+        index.breakdown(&words(query, self.kept.schema()), documents)
     }
 
     fn snippets(&self, job: &SnippetJob, documents: &[&StoredDocument]) -> Result<Vec<Vec<Snippet>>, IndexError> {
