@@ -21,8 +21,8 @@ use crate::{
     lexical::{Fuzzy, LexicalQuery as WordQuery, Operator, Phrase, Proximity, SnippetOptions, TermScore},
     schema::Schema,
     search::{
-        Facet, FacetJob, Leg, LegQuery, LexicalQuery, Projection, ReadDocument, Snapshot, Snippet, SnippetJob, Source,
-        SourceError,
+        Facet, FacetJob, Fields, Leg, LegQuery, LexicalQuery, Projection, ReadDocument, Snapshot, Snippet, SnippetJob,
+        Source, SourceError,
     },
     shard::{Listed, Shard, ShardError},
     truth::{Operation, Reader},
@@ -255,7 +255,9 @@ impl Snapshot for Moment {
 
     fn read(&self, document: DocId, projection: &Projection) -> Result<Option<ReadDocument>, SourceError> {
         let reader = self.reader();
-        let Some(stored) = reader.document(document).map_err(SourceError::of("reading a document"))? else {
+        let without = projection.texts == Fields::none();
+        let stored = if without { reader.without_texts(document) } else { reader.document(document) };
+        let Some(stored) = stored.map_err(SourceError::of("reading a document"))? else {
             return Ok(None);
         };
         let (mut dense, mut sparse) = (Vec::new(), Vec::new());

@@ -40,7 +40,7 @@ pub(crate) fn matches(filter: &Filter, document: &Document) -> bool {
             words(text).iter().all(|word| there.contains(word))
         }
         Filter::Exists { field } => !values(field).is_empty(),
-        Filter::Ids(ids) => ids.iter().any(|id| *id == document.id),
+        Filter::Ids(ids) => ids.contains(&document.id),
     }
 }
 
