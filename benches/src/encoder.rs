@@ -46,7 +46,7 @@ use crate::{
     texts::{Texts, long_request},
 };
 use contenders::{Ours, Targets, Tracks};
-use in_process::InProcess;
+pub(crate) use in_process::InProcess;
 use model::Head;
 use onnxruntime::OnnxRuntime;
 use over_grpc::OverGrpc;

@@ -9,6 +9,7 @@
 //! | [`tokenstore`] | the same vectors sent with every request |
 //! | [`maxsim`] | maxsim-cpu and NumPy |
 //! | [`scheduler`] | the same server with a plain FIFO policy, and a simulation |
+//! | [`shard`] | tantivy alone, usearch alone, NumPy, and what its searches can take at least |
 
 pub mod encoder;
 pub mod interleave;
@@ -18,5 +19,6 @@ pub mod report;
 pub mod rivals;
 pub mod scheduler;
 pub mod served;
+pub mod shard;
 pub mod texts;
 pub mod tokenstore;

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sluice_benches::{encoder, machine::Machine, maxsim, report::Report, scheduler, tokenstore};
+use sluice_benches::{encoder, machine::Machine, maxsim, report::Report, scheduler, shard, tokenstore};
 use sluice_inference::HubSettings;
 
 /// Runs a scenario beside its rivals, and prints a table with ratios.
@@ -34,6 +34,8 @@ enum Scenario {
     Maxsim(MaxSimFlags),
     /// A server process under overload, beside a FIFO policy and a simulation.
     Scheduler(SchedulerFlags),
+    /// The first-stage shard: quality on judged collections, memory and speed, beside tantivy, usearch and NumPy.
+    Shard(ShardFlags),
 }
 
 #[derive(Args)]
@@ -128,6 +130,29 @@ struct SchedulerFlags {
     quick: bool,
 }
 
+#[derive(Args)]
+struct ShardFlags {
+    /// Also write the rows as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Drawn documents; 0 leaves them out.
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    documents: usize,
+    /// Folder of a judged collection: corpus.jsonl, queries.jsonl, qrels.txt; may be given again [default: scifact and
+    /// cranfield in ../shared/data, where they are].
+    #[arg(long, value_name = "DIR")]
+    data: Vec<PathBuf>,
+    /// Queries over the drawn documents.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = positive)]
+    queries: usize,
+    /// Passes over the queries.
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = positive)]
+    repeat: usize,
+    /// Seconds of each closed loop.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
+    seconds: usize,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum PartArg {
     Overload,
@@ -155,6 +180,7 @@ fn main() -> ExitCode {
         Scenario::Tokenstore(flags) => run_tokenstore(&flags),
         Scenario::Maxsim(flags) => run_maxsim(&flags),
         Scenario::Scheduler(flags) => run_scheduler(&flags),
+        Scenario::Shard(flags) => run_shard(&flags),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -223,6 +249,18 @@ fn run_scheduler(flags: &SchedulerFlags) -> anyhow::Result<()> {
         plots: Some(flags.plots.clone()),
     };
     finish(&scheduler::run(&options, &machine)?, flags.json.as_deref())
+}
+
+fn run_shard(flags: &ShardFlags) -> anyhow::Result<()> {
+    let machine = machine()?;
+    let options = shard::Options {
+        documents: flags.documents,
+        data: flags.data.clone(),
+        queries: flags.queries,
+        passes: flags.repeat,
+        loop_time: Duration::from_secs(flags.seconds as u64),
+    };
+    finish(&shard::run(&options, &machine)?, flags.json.as_deref())
 }
 
 /// The server that belongs to this executable: of the same build, made now if need be.

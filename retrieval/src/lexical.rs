@@ -16,6 +16,7 @@
 //! sequence number that it is of, and what came after is applied again.
 
 pub(crate) mod analysis;
+mod breakdown;
 mod collect;
 mod expand;
 pub mod index;
@@ -29,6 +30,7 @@ mod snippet;
 mod tests;
 
 pub use self::{
+    breakdown::TermScore,
     index::{LexicalIndex, LexicalOptions, Texts},
     plan::Plan,
     query::{Fuzzy, LexicalQuery, Operator, Phrase, Proximity},

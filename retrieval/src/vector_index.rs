@@ -119,6 +119,18 @@ impl IndexError {
     }
 }
 
+/// How much of an approximate index a search looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Effort {
+    /// As much as the index is set to.
+    #[default]
+    Usual,
+    /// So many candidates (`ef_search`), at least as many as are to be found.
+    Candidates(usize),
+    /// All of it: what is found is exact.
+    Everything,
+}
+
 /// An index over one named vector of the documents of a collection.
 pub trait VectorIndex: fmt::Debug + Send + Sync {
     /// `[f32]` for dense vectors, [`SparseVector`](crate::document::SparseVector) for sparse ones.
@@ -147,6 +159,22 @@ pub trait VectorIndex: fmt::Debug + Send + Sync {
         among: Option<&RoaringBitmap>,
         stop: &dyn Stop,
     ) -> Result<Vec<Hit>, IndexError>;
+
+    /// As [`search`](Self::search), with an effort of its own. An index that is exact anyway does not look at it.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
+    fn search_with(
+        &self,
+        query: &Self::Vector,
+        k: usize,
+        among: Option<&RoaringBitmap>,
+        effort: Effort,
+        stop: &dyn Stop,
+    ) -> Result<Vec<Hit>, IndexError> {
+        let _ = effort;
+        self.search(query, k, among, stop)
+    }
 
     /// Keeps on disk what would be dear to compute again, if the index has such a thing.
     ///

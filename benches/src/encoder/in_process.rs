@@ -51,8 +51,19 @@ impl InProcess {
     }
 
     /// As a contender for one method.
-    pub fn contender(&mut self, method: Method) -> impl Contender + '_ {
+    pub(super) fn contender(&mut self, method: Method) -> impl Contender + '_ {
         Scoring { engine: self, method }
+    }
+
+    /// Dense vectors of texts, in their order.
+    ///
+    /// # Errors
+    /// If a text has no tokens, or the backend fails.
+    pub fn encode(&mut self, texts: &[String]) -> anyhow::Result<Vec<Vec<f32>>> {
+        let max_tokens = self.max_tokens();
+        let text = |text: &String| single(&self.model.text, text, max_tokens, Role::Plain);
+        let sequences: Vec<Sequence> = texts.iter().map(text).collect::<anyhow::Result<_>>()?;
+        Ok(self.compute(Operation::EncodeDense, &sequences)?.vectors)
     }
 
     fn tokenize(&self, method: Method, request: &Request) -> anyhow::Result<Vec<Sequence>> {

@@ -49,7 +49,7 @@ use super::{metric, rows::Rows};
 use crate::{
     identity::{DocId, Lsn},
     schema::Metric,
-    vector_index::{Change, Hit, IndexError, Stop, TopK, VectorIndex},
+    vector_index::{Change, Effort, Hit, IndexError, Stop, TopK, VectorIndex},
 };
 
 /// How the graph is made and searched.
@@ -293,6 +293,17 @@ impl VectorIndex for GraphDense {
         among: Option<&RoaringBitmap>,
         stop: &dyn Stop,
     ) -> Result<Vec<Hit>, IndexError> {
+        self.search_with(query, k, among, Effort::Usual, stop)
+    }
+
+    fn search_with(
+        &self,
+        query: &[f32],
+        k: usize,
+        among: Option<&RoaringBitmap>,
+        effort: Effort,
+        stop: &dyn Stop,
+    ) -> Result<Vec<Hit>, IndexError> {
         let shared = &self.shared;
         metric::check(query, shared.dim)?;
         let query = shared.metric.prepare(query);
@@ -302,14 +313,24 @@ impl VectorIndex for GraphDense {
         let wanted = among.map_or(state.rows.len() as u64, RoaringBitmap::len).min(state.rows.len() as u64);
         // A graph is for the few nearest; of a large part of all it would miss some, and take longer.
         let many = (k as u64).saturating_mul(MANY) >= wanted;
-        if k == 0 || many || state.linked.is_empty() || shared.scans(wanted, state.rows.len()) {
+        let scans = match effort {
+            Effort::Usual => many || shared.scans(wanted, state.rows.len()),
+            // Who names a number wants to see what the graph makes of it.
+            Effort::Candidates(_) => false,
+            Effort::Everything => true,
+        };
+        if k == 0 || scans || state.linked.is_empty() {
             state.rows.scan(&query, among, &mut top, stop)?;
             return Ok(top.into_hits());
         }
         if stop.stop() {
             return Err(IndexError::Stopped);
         }
-        let count = shared.options.candidates.max(k.saturating_add(k / 2)).min(state.rows.len());
+        let count = match effort {
+            Effort::Candidates(count) => count.max(k),
+            _ => shared.options.candidates.max(k.saturating_add(k / 2)),
+        };
+        let count = count.min(state.rows.len());
         let found = match among {
             None => shared.engine().search(&query, count)?,
             Some(among) => shared.engine().search_among(&query, count, among, stop)?,

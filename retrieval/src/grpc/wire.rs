@@ -10,6 +10,7 @@ use sluice_proto::{
 
 use crate::{
     document::SparseVector,
+    lexical::TermScore,
     payload::{Datetime, PayloadKind, PayloadValue, Scalar},
     schema::{Metric, Schema},
     search::{
@@ -251,6 +252,7 @@ pub(super) fn explain_answer(answer: ExplainAnswer, names: &[String]) -> wire::E
                 rank: leg.rank,
                 score: leg.score,
                 contribution: leg.contribution,
+                terms: leg.terms.into_iter().map(term_score).collect(),
             })
             .collect(),
     });
@@ -261,6 +263,12 @@ pub(super) fn explain_answer(answer: ExplainAnswer, names: &[String]) -> wire::E
         fusion: Some(fusion_report(&fusion)),
         lsn: lsn.0,
     }
+}
+
+fn term_score(score: TermScore) -> wire::TermScore {
+    let TermScore { field, term, boost, idf, frequency, documents, field_length, field_length_mean, contribution } =
+        score;
+    wire::TermScore { field, term, boost, idf, frequency, documents, field_length, field_length_mean, contribution }
 }
 
 fn duration(duration: Duration) -> Option<prost_types::Duration> {

@@ -14,13 +14,14 @@ use tantivy::{
 };
 
 use super::{
-    analysis,
+    analysis, breakdown,
+    breakdown::TermScore,
     collect::{self, Wanted},
     layout::Fields,
     numbers::AllNumbers,
     plan::Plan,
     proximity,
-    query::{Asked, LexicalQuery, Proximity},
+    query::{self, Asked, LexicalQuery, Proximity},
     snippet::{self, Snippet, SnippetOptions},
 };
 use crate::{
@@ -261,6 +262,18 @@ impl LexicalIndex {
         let window = k.max(Proximity::WINDOW);
         let hits = collect::best(&view, &asked, Wanted { k: window, among, stop }, plan)?;
         proximity::add(&view, &asked.pairs, &hits, k, stop)
+    }
+
+    /// What each word of a query contributes to the score of each of these documents, most telling first. Phrases and
+    /// proximity contribute besides.
+    ///
+    /// # Errors
+    /// [`IndexError::TextField`], [`IndexError::Storage`].
+    pub fn breakdown(&self, query: &LexicalQuery, documents: &[DocId]) -> Result<Vec<Vec<TermScore>>, IndexError> {
+        let view = self.view();
+        let weights = query::weights(query, &self.fields, &view.searcher)?;
+        let view = collect::View { searcher: &view.searcher, numbers: &view.numbers };
+        breakdown::breakdown(&view, &self.fields, &weights, documents)
     }
 
     /// Why each of these texts is found: per text, the best part of each field that has a word of the query.

@@ -205,11 +205,25 @@ fn alike(
 
 /// One clause per term, however often it is asked for: a pure union of terms.
 fn sum(words: &BTreeMap<usize, Alternatives>) -> Vec<Box<dyn Query>> {
+    summed(words).into_iter().map(|(term, weight)| weighted(term, weight)).collect()
+}
+
+fn summed(words: &BTreeMap<usize, Alternatives>) -> Alternatives {
     let mut weights = Alternatives::new();
     for (term, weight) in words.values().flatten() {
         *weights.entry(term.clone()).or_default() += weight;
     }
-    weights.into_iter().map(|(term, weight)| weighted(term, weight)).collect()
+    weights
+}
+
+/// The terms that a query asks for, and what each is multiplied with in all.
+pub(crate) fn weights(
+    query: &LexicalQuery,
+    fields: &Fields,
+    searcher: &Searcher,
+) -> Result<Vec<(Term, f32)>, IndexError> {
+    let asked = if query.fields.is_empty() { fields.everything() } else { chosen(query, fields)? };
+    Ok(summed(&words(query, &asked, searcher)?).into_iter().collect())
 }
 
 fn clauses(operator: Operator, words: &BTreeMap<usize, Alternatives>, phrases: Vec<Box<dyn Query>>) -> Box<dyn Query> {

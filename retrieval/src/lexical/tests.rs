@@ -174,6 +174,9 @@ fn every_plan_finds_the_same() {
             let among: RoaringBitmap = (0..5_000).filter(|_| rng.random_bool(share)).collect();
             for query in queries(&words(&mut rng, 4)) {
                 every_plan(&index, &query, &among);
+                if query.proximity.is_none() {
+                    words_make_up_the_score(&index, &query);
+                }
             }
         }
     }
@@ -205,6 +208,51 @@ fn every_plan(index: &LexicalIndex, query: &LexicalQuery, among: &RoaringBitmap)
             assert!(near, "{one:?} and {other:?} of {query:?}");
         }
     }
+}
+
+/// Also of words that are only like those asked for.
+fn words_make_up_the_score(index: &LexicalIndex, query: &LexicalQuery) {
+    let fuzzy = LexicalQuery { fuzzy: Some(Fuzzy::default()), prefix: true, ..query.clone() };
+    for query in [query, &fuzzy] {
+        let hits = index.search(query, 20, None, &Never).unwrap();
+        let documents: Vec<DocId> = hits.iter().map(|hit| hit.document).collect();
+        let explained = index.breakdown(query, &documents).unwrap();
+        for (hit, terms) in hits.iter().zip(explained) {
+            let sum: f32 = terms.iter().map(|term| term.contribution).sum();
+            assert!((sum - hit.score).abs() <= 1e-5 * hit.score, "{hit:?} of {query:?}: {terms:?}");
+            assert!(terms.is_sorted_by(|a, b| a.contribution >= b.contribution), "{terms:?}");
+        }
+    }
+}
+
+#[test]
+fn a_word_is_explained() {
+    let folder = TempDir::new().unwrap();
+    let index = open(&folder);
+    let documents = [texts("Black sand", "sand and more sand"), texts("Rocks", "of a beach"), texts("", "a beach")];
+    let changes: Vec<_> = (0..).zip(&documents).map(|(number, texts)| Change::Insert(DocId(number), texts)).collect();
+    index.apply(&changes, Lsn(1)).unwrap();
+    index.commit().unwrap();
+    let query = LexicalQuery::any("sandy sands, sand beaches");
+    let explained = index.breakdown(&query, &[DocId(1), DocId(0), DocId(7)]).unwrap();
+    assert_eq!(explained[2], [], "it is not there");
+    let [beach] = &explained[0][..] else { panic!("{explained:?}") };
+    assert_eq!(
+        (beach.field.as_str(), beach.term.as_str(), beach.frequency, beach.documents),
+        ("words_english", "beach", 1, 2)
+    );
+    let [sand] = &explained[1][..] else { panic!("{explained:?}") };
+    // Without stop words: black, sand, sand, more, sand.
+    assert_eq!(
+        (sand.term.as_str(), sand.boost, sand.frequency, sand.documents, sand.field_length),
+        ("sand", 2.0, 3, 1, 5)
+    );
+    let idf = (1.0 + 2.5_f64 / 1.5).ln();
+    assert!((f64::from(sand.idf) - idf).abs() < 1e-6, "{sand:?}");
+    let mean = (5.0 + 2.0 + 1.0) / 3.0;
+    assert!((f64::from(sand.field_length_mean) - mean).abs() < 1e-6, "{sand:?}");
+    let expected = 2.0 * idf * 2.2 * 3.0 / (3.0 + 1.2 * (0.25 + 0.75 * 5.0 / mean));
+    assert!((f64::from(sand.contribution) - expected).abs() < 1e-5, "{sand:?}, not {expected}");
 }
 
 #[test]

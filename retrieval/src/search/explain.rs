@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     identity::{DocId, Lsn},
+    lexical::TermScore,
     vector_index::IndexError,
 };
 
@@ -52,6 +53,8 @@ pub struct ExplainedLeg {
     pub score: Option<f32>,
     /// What it adds to the fused score.
     pub contribution: Option<f64>,
+    /// What makes up a score of words, most telling first.
+    pub terms: Vec<TermScore>,
 }
 
 impl Searcher {
@@ -91,19 +94,25 @@ fn explained(
         }
         let index = source.leg(&leg.query)?;
         let hits = index.search(job.ids.len(), Some(&asked), &|| Instant::now() >= deadline);
-        let hits = hits.map_err(|error| match error {
-            IndexError::Stopped => SearchError::Expired,
-            error => SourceError::of("explaining a leg")(error).into(),
-        })?;
-        for hit in hits {
-            for (document, number) in documents.iter_mut().zip(&numbers) {
-                if *number == Some(hit.document) {
-                    document.legs[nth].score.get_or_insert(hit.score);
-                }
+        let hits = hits.map_err(failed)?;
+        let scored: Vec<DocId> = hits.iter().map(|hit| hit.document).collect();
+        let terms = index.terms(&scored).map_err(failed)?;
+        for (hit, terms) in hits.into_iter().zip(terms) {
+            for (document, _) in documents.iter_mut().zip(&numbers).filter(|(_, number)| **number == Some(hit.document))
+            {
+                document.legs[nth].score.get_or_insert(hit.score);
+                document.legs[nth].terms.clone_from(&terms);
             }
         }
     }
     Ok(documents)
+}
+
+fn failed(error: IndexError) -> SearchError {
+    match error {
+        IndexError::Stopped => SearchError::Expired,
+        error => SourceError::of("explaining a leg")(error).into(),
+    }
 }
 
 /// What the fused list says of a document.
@@ -113,7 +122,7 @@ fn in_list(id: &str, number: Option<DocId>, view: &View, job: &ExplainJob, list:
     if let Some(place) = place {
         for said in &list.hits[place].legs {
             let (rank, score, contribution) = (Some(said.rank), Some(said.score), Some(said.contribution));
-            legs[said.leg] = ExplainedLeg { rank, score, contribution };
+            legs[said.leg] = ExplainedLeg { rank, score, contribution, terms: Vec::new() };
         }
     }
     let fulfils = |number: DocId| view.among.as_ref().is_none_or(|among| among.contains(number.0));

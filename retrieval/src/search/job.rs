@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use sluice_core::fusion::{Cursor, FINGERPRINT_BYTES, LegKind, Method};
 
-use crate::{document::SparseVector, filter::Filter, identity::Lsn, schema::Metric};
+use crate::{document::SparseVector, filter::Filter, identity::Lsn, schema::Metric, vector_index::Effort};
 
 /// A search.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +76,8 @@ pub enum LegQuery {
         query: Vec<f32>,
         /// What nearness is, from the schema.
         metric: Metric,
+        /// How much of the index is looked at.
+        effort: Effort,
     },
     /// The largest dot products.
     Sparse {

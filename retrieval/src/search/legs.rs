@@ -13,7 +13,7 @@ use roaring::RoaringBitmap;
 use sluice_core::fusion::RankedList;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{Leg, LegHits, LegJob, LegReport, LegState, Pool, SearchJob, Snapshot, Source, pool::PoolError};
+use super::{Leg, LegHits, LegJob, LegReport, LegState, Pool, SearchJob, Snapshot, Source, Weights, pool::PoolError};
 use crate::{
     identity::{DocId, Lsn},
     vector_index::{IndexError, Stop},
@@ -175,7 +175,9 @@ impl LegWork {
         }
         let applied = leg.applied();
         let list = self.list(&*leg, job, &stop).map_err(failed)?;
-        Ok(Brought { list, applied, rarity: leg.rarity() })
+        // Only adaptive weights look at it.
+        let rarity = if self.job.weights == Weights::Fixed { None } else { leg.rarity() };
+        Ok(Brought { list, applied, rarity })
     }
 
     /// What the index finds that is live in the snapshot.

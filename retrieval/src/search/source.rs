@@ -9,6 +9,7 @@ use crate::{
     document::{SparseVector, StoredDocument},
     filter::Filter,
     identity::{DocId, Lsn},
+    lexical::TermScore,
     payload::Scalar,
     vector_index::{Hit, IndexError, Stop},
 };
@@ -106,6 +107,14 @@ pub trait Leg {
     /// How rare the query's words are, 0 to 1, where it has words.
     fn rarity(&self) -> Option<f64> {
         None
+    }
+
+    /// What each word of the query contributes to each document's score, in their order; nothing where it has no words.
+    ///
+    /// # Errors
+    /// Its own.
+    fn terms(&self, documents: &[DocId]) -> Result<Vec<Vec<TermScore>>, IndexError> {
+        Ok(vec![Vec::new(); documents.len()])
     }
 
     /// Pieces of each document's texts, in their order; nothing where the query has no words.

@@ -21,11 +21,11 @@ use crate::{
     filter::Filter,
     identity::{DocId, Lsn},
     indexes::followers,
-    lexical::{Fuzzy, LexicalQuery as WordQuery, Operator, Phrase, Proximity, SnippetOptions},
+    lexical::{Fuzzy, LexicalQuery as WordQuery, Operator, Phrase, Proximity, SnippetOptions, TermScore},
     schema::Schema,
     search::{
-        Facet, FacetJob, Leg, LegQuery, LexicalQuery, Projection, ReadDocument, Snapshot, Snippet, SnippetJob, Source,
-        SourceError,
+        Facet, FacetJob, Fields, Leg, LegQuery, LexicalQuery, Projection, ReadDocument, Snapshot, Snippet, SnippetJob,
+        Source, SourceError,
     },
     shard::{Listed, Shard, ShardError},
     truth::{Operation, Reader},
@@ -270,7 +270,9 @@ impl Snapshot for Moment {
 
     fn read(&self, document: DocId, projection: &Projection) -> Result<Option<ReadDocument>, SourceError> {
         let reader = self.reader();
-        let Some(stored) = reader.document(document).map_err(SourceError::of("reading a document"))? else {
+        let without = projection.texts == Fields::none();
+        let stored = if without { reader.without_texts(document) } else { reader.document(document) };
+        let Some(stored) = stored.map_err(SourceError::of("reading a document"))? else {
             return Ok(None);
         };
         let (mut dense, mut sparse) = (Vec::new(), Vec::new());
@@ -334,7 +336,9 @@ impl Leg for DurableLeg<'_> {
             (Index::Lexical(index), LegQuery::Lexical(query)) => {
                 index.search(&words(query, self.kept.schema()), k, among, stop)
             }
-            (Index::Dense(index), LegQuery::Dense { query, .. }) => index.search(query, k, among, stop),
+            (Index::Dense(index), LegQuery::Dense { query, effort, .. }) => {
+                index.search_with(query, k, among, *effort, stop)
+            }
             (Index::Sparse(index), LegQuery::Sparse { query, .. }) => index.search(query, k, among, stop),
             _ => Err(IndexError::Unusable(format!("{} is of another kind", self.leg))),
         }
@@ -344,6 +348,13 @@ impl Leg for DurableLeg<'_> {
         let (Ok(Index::Lexical(index)), LegQuery::Lexical(query)) = (self.index(), &self.query) else { return None };
         let (frequencies, documents) = index.frequencies(&query.text).ok()?;
         rarity(&frequencies, documents)
+    }
+
+    fn terms(&self, documents: &[DocId]) -> Result<Vec<Vec<TermScore>>, IndexError> {
+        let (Index::Lexical(index), LegQuery::Lexical(query)) = (self.index()?, &self.query) else {
+            return Ok(vec![Vec::new(); documents.len()]);
+        };
+        index.breakdown(&words(query, self.kept.schema()), documents)
     }
 
     fn snippets(&self, job: &SnippetJob, documents: &[&StoredDocument]) -> Result<Vec<Vec<Snippet>>, IndexError> {

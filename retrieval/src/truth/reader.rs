@@ -110,6 +110,17 @@ impl Reader {
         self.truth.row(&self.txn, doc)?.map(|bytes| record::stored(doc, bytes)).transpose()
     }
 
+    /// The same without its texts, which are most of it: cheaper.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn without_texts(&self, doc: DocId) -> Result<Option<StoredDocument>, StorageError> {
+        if !self.live()?.contains(doc.0) {
+            return Ok(None);
+        }
+        self.truth.row(&self.txn, doc)?.map(|bytes| record::without_texts(doc, bytes)).transpose()
+    }
+
     /// The documents of these numbers, in their order, `None` for those that are not there.
     ///
     /// # Errors

@@ -53,8 +53,13 @@ pub(super) fn texts(bytes: &[u8]) -> Result<BTreeMap<String, String>, StorageErr
 
 /// All of a stored document.
 pub(super) fn stored(doc: DocId, bytes: &[u8]) -> Result<StoredDocument, StorageError> {
+    Ok(StoredDocument { texts: texts(bytes)?, ..without_texts(doc, bytes)? })
+}
+
+/// A stored document as if it had no texts.
+pub(super) fn without_texts(doc: DocId, bytes: &[u8]) -> Result<StoredDocument, StorageError> {
     let Head { version, content_hash, id, payload } = head(bytes)?;
-    Ok(StoredDocument { doc, version, content_hash, id, texts: texts(bytes)?, payload })
+    Ok(StoredDocument { doc, version, content_hash, id, texts: BTreeMap::new(), payload })
 }
 
 fn parts(bytes: &[u8]) -> Result<(&[u8], &[u8]), StorageError> {

@@ -17,6 +17,7 @@ use crate::{
     search::{
         ExplainJob, FacetJob, FieldBoost, LegJob, LegQuery, LexicalQuery, Projection, SearchJob, SnippetJob, Weights,
     },
+    vector_index::Effort,
 };
 
 /// Legs of a search.
@@ -41,6 +42,8 @@ const SNIPPET_CHARACTERS_DEFAULT: u32 = 160;
 const SLOP_MAX: u32 = 100;
 /// Characters in which a word may differ: what a Levenshtein automaton is built for.
 const FUZZY_EDITS_MAX: u32 = 2;
+/// Candidates that a graph is searched for: beyond, comparing everything is faster.
+const EF_SEARCH_MAX: u32 = 10_000;
 /// Documents of a request that asks for explanations: they are for people.
 const EXPLAINED_MAX: usize = 100;
 
@@ -274,7 +277,7 @@ impl Faults {
     }
 
     fn dense_query(&mut self, path: &str, query: wire::DenseQuery, schema: &Schema) -> Option<LegQuery> {
-        let wire::DenseQuery { vector, embedding } = query;
+        let wire::DenseQuery { vector, embedding, ef_search, exact } = query;
         let Some(field) = schema.dense_field(&vector) else {
             self.add(at(path, "vector"), format!("{vector:?} is no dense vector of the schema"));
             return None;
@@ -283,8 +286,20 @@ impl Faults {
             self.add(at(path, "embedding"), "is required");
             return None;
         };
+        let effort = match (ef_search, exact) {
+            (0, false) => Effort::Usual,
+            (0, true) => Effort::Everything,
+            (candidates, false) => Effort::Candidates(candidates as usize),
+            (_, true) => {
+                self.add(at(path, "ef_search"), "must be 0 where exact is set");
+                Effort::Everything
+            }
+        };
+        if ef_search > EF_SEARCH_MAX {
+            self.add(at(path, "ef_search"), format!("must be at most {EF_SEARCH_MAX}, got {ef_search}"));
+        }
         let query = self.dense(&at(path, "embedding"), &embedding, field)?;
-        Some(LegQuery::Dense { vector, query, metric: field.metric })
+        Some(LegQuery::Dense { vector, query, metric: field.metric, effort })
     }
 
     fn sparse_query(&mut self, path: &str, query: wire::SparseQuery, schema: &Schema) -> Option<LegQuery> {

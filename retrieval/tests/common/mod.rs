@@ -172,7 +172,8 @@ pub fn lexical(text: &str) -> wire::Leg {
 }
 
 pub fn dense_leg(vector: [f32; 2]) -> wire::Leg {
-    let query = wire::DenseQuery { vector: "dense".into(), embedding: Some(embedding(&vector)) };
+    let query =
+        wire::DenseQuery { vector: "dense".into(), embedding: Some(embedding(&vector)), ..wire::DenseQuery::default() };
     wire::Leg { query: Some(wire::leg::Query::Dense(query)), ..wire::Leg::default() }
 }
 

@@ -46,7 +46,8 @@ impl Engine {
             quantization: ScalarKind::BF16,
             connectivity: options.connectivity,
             expansion_add: options.ef_construction,
-            expansion_search: options.candidates,
+            // As many as are asked for, if that is more: so each search says how far it goes.
+            expansion_search: 1,
             multi: false,
         });
         let index = index.map_err(IndexError::storage("creating a graph"))?;
