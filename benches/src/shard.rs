@@ -30,7 +30,7 @@ use sluice_retrieval::{
     search::{
         KeptLists, LegJob, LegQuery, LegState, Pool, Projection, SearchAnswer, SearchJob, Searcher, Source, Weights,
     },
-    store::Collection,
+    store::{Collection, Engine},
 };
 use tokio::{runtime::Runtime, time::Instant};
 
@@ -90,22 +90,30 @@ pub fn run(options: &Options, machine: &Machine) -> anyhow::Result<Report> {
 /// Runs searches on a collection as a shard of default settings does.
 struct Asker {
     searcher: Searcher,
-    collection: Arc<dyn Collection>,
+    source: Arc<dyn Source>,
     lsn: Lsn,
 }
 
+/// The indexes of a collection in this process.
+fn here(collection: Arc<dyn Collection>) -> anyhow::Result<Arc<dyn Source>> {
+    match collection.engine() {
+        Engine::Here(source) => Ok(source),
+        Engine::Cluster(_) => Err(anyhow::anyhow!("a durable store answers itself")),
+    }
+}
+
 impl Asker {
-    fn new(collection: Arc<dyn Collection>, lsn: Lsn, machine: &Machine) -> Self {
+    fn new(source: Arc<dyn Source>, lsn: Lsn, machine: &Machine) -> Self {
         let config = ShardConfig::default().search;
         let pool = Pool::new(config.places(machine.processors), config.queued_legs_max);
         let searcher = Searcher::new(pool, KeptLists::new(config.kept_lists_max), config.settings());
-        Self { searcher, collection, lsn }
+        Self { searcher, source, lsn }
     }
 
     /// One search: what it found, and all legs well.
     async fn ask(&self, search: Search) -> anyhow::Result<SearchAnswer> {
         let job = Arc::new(search.job(self.lsn));
-        let source: Arc<dyn Source> = Arc::clone(&self.collection) as Arc<dyn Source>;
+        let source = Arc::clone(&self.source);
         let answer = self.searcher.search(source, job, Instant::now() + Duration::from_secs(600), None).await?;
         let fault = answer.legs.iter().find(|leg| leg.state != LegState::Ok);
         anyhow::ensure!(fault.is_none(), "a leg did not answer: {fault:?}");

@@ -26,7 +26,7 @@ use sluice_retrieval::{
     search::{
         KeptLists, LegJob, LegQuery, LegState, Pool, Projection, SearchAnswer, SearchJob, Searcher, Source, Weights,
     },
-    store::{Collection, DurableStore, Store, Write},
+    store::{Collection, DurableStore, Engine, Store, Write},
 };
 use tokio::{runtime::Runtime, time::Instant};
 
@@ -101,7 +101,7 @@ impl Run {
             }
             self.lsn = written.lsn;
         }
-        let snapshot = self.collection.snapshot().unwrap();
+        let snapshot = self.source().snapshot().unwrap();
         assert_eq!(snapshot.documents(), self.corpus.documents.len() as u64, "{}", self.context());
         self.graphs.follow(&*snapshot, &self.corpus.documents);
     }
@@ -134,7 +134,7 @@ impl Run {
             same(&hits(&answer), &expected, k, &context);
         }
         if let LegQuery::Dense { query, .. } = query {
-            let snapshot = self.collection.snapshot().unwrap();
+            let snapshot = self.source().snapshot().unwrap();
             let among = snapshot.matching(&filter).unwrap();
             for (found, exact) in self.graphs.search(query, K, &among) {
                 let found: Scored = found
@@ -176,12 +176,19 @@ impl Run {
             snippets: None,
             facets: Vec::new(),
         };
-        let source: Arc<dyn Source> = Arc::clone(&self.collection) as Arc<dyn Source>;
+        let source = self.source();
         let deadline = Instant::now() + Duration::from_secs(60);
         let answer = self.runtime.block_on(self.searcher.search(source, Arc::new(job), deadline, None));
         let answer = answer.unwrap_or_else(|error| panic!("{}: {error}", self.context()));
         assert_eq!(answer.legs[0].state, LegState::Ok, "{}", self.context());
         answer
+    }
+
+    fn source(&self) -> Arc<dyn Source> {
+        match Arc::clone(&self.collection).engine() {
+            Engine::Here(source) => source,
+            Engine::Cluster(_) => unreachable!("a durable store answers itself"),
+        }
     }
 
     fn context(&self) -> String {

@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use super::{
     Asker, COLLECTION, DENSE, K, Options, SPARSE, Search,
     drawn::{self, Drawn},
-    overhead,
+    here, overhead,
     rivals::{Tantivy, Usearch},
     row, row_of_cost,
 };
@@ -53,9 +53,9 @@ pub(super) fn measure(
     (machine.progress)("opening it again");
     let began = (machine.clock)();
     let store = DurableStore::open(&shard, &StoreConfig::default())?;
-    let collection = store.find(COLLECTION)?;
-    let lsn = collection.snapshot()?.lsn();
-    let asker = Asker::new(collection, lsn, machine);
+    let source = here(store.find(COLLECTION)?)?;
+    let lsn = source.snapshot()?.lsn();
+    let asker = Asker::new(source, lsn, machine);
     // A leg that is still being filled makes a search wait.
     asker.ask_now(runtime, Search::of(&drawn.query(0)))?;
     report.notes.push(format!("opened again, and searched, after {:.1} s", ((machine.clock)() - began).as_secs_f64()));
@@ -110,7 +110,7 @@ fn index(
         }
     }
     let durable = ((machine.clock)() - began).as_secs_f64();
-    Asker::new(collection, lsn, machine).ask_now(runtime, Search::of(&drawn.query(0)))?;
+    Asker::new(here(collection)?, lsn, machine).ask_now(runtime, Search::of(&drawn.query(0)))?;
     let found = ((machine.clock)() - began).as_secs_f64();
     (machine.progress)("linking");
     wait_until_linked(machine)?;

@@ -147,7 +147,7 @@ impl Engines<'_> {
         times.usearch = times.usearch.min(milliseconds);
         let mut words = Vec::new();
         for (nth, leg) in query.iter().enumerate() {
-            let leg: Box<dyn Leg + '_> = self.asker.collection.leg(leg)?;
+            let leg: Box<dyn Leg + '_> = self.asker.source.leg(leg)?;
             let (milliseconds, hits) = self.timed(|| Ok(leg.search(K, None, &Never)?))?;
             times.legs[nth] = times.legs[nth].min(milliseconds);
             if nth == 0 {

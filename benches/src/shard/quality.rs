@@ -20,7 +20,7 @@ use sluice_retrieval::{
 use tokio::runtime::Runtime;
 
 use super::{
-    Asker, COLLECTION, DENSE, K, Search,
+    Asker, COLLECTION, DENSE, K, Search, here,
     judged::{DIM, Judged, Query},
     row,
 };
@@ -91,7 +91,7 @@ fn open(set: &Judged, folder: &Path, machine: &Machine) -> anyhow::Result<Asker>
         lsn = collection.write(Write::Upsert(part.to_vec()))?.lsn;
     }
     // The collection lives on in whoever holds it.
-    Ok(Asker::new(collection, lsn, machine))
+    Ok(Asker::new(here(collection)?, lsn, machine))
 }
 
 fn words(query: &Query) -> LegQuery {
