@@ -51,7 +51,11 @@ fn documents_come_in_embedded_and_searchable() {
         collection: "docs".into(),
         legs: vec![
             leg(leg::Query::Lexical(LexicalQuery { text: "zebras".into(), ..LexicalQuery::default() })),
-            leg(leg::Query::Dense(DenseQuery { vector: "dense".into(), embedding: Some(embedding) })),
+            leg(leg::Query::Dense(DenseQuery {
+                vector: "dense".into(),
+                embedding: Some(embedding),
+                ..DenseQuery::default()
+            })),
         ],
         filter: Some(Filter { condition: Some(filter::Condition::Match(condition)) }),
         facets: vec![FacetRequest { field: "_vector_dense".into(), limit: 0 }],

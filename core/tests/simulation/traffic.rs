@@ -161,6 +161,7 @@ fn policy(rng: &mut StdRng) -> Policy {
         batch_duration_max: Duration::from_millis(pick(rng, &[1, 20, 100, 10_000])),
         batch_duration_min: Duration::from_millis(pick(rng, &[0, 5])),
         batch_overhead_percent: pick(rng, &[1, 5, 100]),
+        shared_overhead_percent: pick(rng, &[1, 20, 100]),
     })
 }
 
