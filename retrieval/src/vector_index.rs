@@ -192,6 +192,11 @@ pub trait VectorIndex: fmt::Debug + Send + Sync {
         self.len() == 0
     }
 
+    /// Documents that it finds by comparing them all, because it has not come round to doing better.
+    fn pending(&self) -> usize {
+        0
+    }
+
     /// Memory that it holds, in bytes, about; files that are mapped not counted.
     fn bytes(&self) -> usize;
 }

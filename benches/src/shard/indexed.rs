@@ -2,14 +2,18 @@
 
 use std::{fs, path::Path, thread, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sluice_retrieval::{
+    collection::{Index, Leg},
     config::StoreConfig,
     document::Document,
     identity::Lsn,
+    indexes::followers,
     schema::{DenseField, Language, Metric, Schema, SparseField},
     search::LegQuery,
-    store::{DurableStore, Store, Write},
+    shard::Shard,
+    store::{DurableStore, Store},
+    truth::Operation,
     vector_index::Effort,
 };
 use tokio::runtime::Runtime;
@@ -29,10 +33,8 @@ const MEMORY_MAX: f64 = 6.0;
 const GRAPH_RECALL_MIN: f64 = 0.98;
 /// Queries of which the graph's answer is compared with the exact one.
 const RECALL_QUERIES: usize = 100;
-/// The linking threads have nothing more to do when they have not computed for so long.
-const REST: Duration = Duration::from_millis(1_500);
-/// The name of the threads that link, as the system shows it.
-const LINKING: &str = "link-vectors";
+/// Between two looks at how far linking is.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Indexes, and measures what is asked of what was indexed.
 ///
@@ -59,7 +61,6 @@ pub(super) fn measure(
     // A leg that is still being filled makes a search wait.
     asker.ask_now(runtime, Search::of(&drawn.query(0)))?;
     report.notes.push(format!("opened again, and searched, after {:.1} s", ((machine.clock)() - began).as_secs_f64()));
-    wait_until_linked(machine)?;
 
     (machine.progress)("tantivy alone");
     let began = (machine.clock)();
@@ -94,28 +95,35 @@ fn index(
     report: &mut Report,
 ) -> anyhow::Result<f64> {
     (machine.progress)(&format!("indexing {} drawn documents", options.documents));
-    let store = DurableStore::open(folder, &StoreConfig::default())?;
+    let config = StoreConfig::default();
+    let shard = Shard::open(folder, config.shard(), followers(config.indexes()))?;
     let mut schema = Schema::title_and_text(Language::English);
     schema.dense.push(DenseField { name: DENSE.to_owned(), dim: drawn::DIM as u32, metric: Metric::Cosine });
     schema.sparse.push(SparseField { name: SPARSE.to_owned(), idf: false });
-    store.create(COLLECTION, schema)?;
-    let collection = store.find(COLLECTION)?;
+    let collection = shard.create(COLLECTION, &schema)?;
     let began = (machine.clock)();
     let mut lsn = Lsn(0);
     for first in (0..options.documents).step_by(DOCUMENTS_PER_WRITE) {
         let batch = first..(first + DOCUMENTS_PER_WRITE).min(options.documents);
-        lsn = collection.write(Write::Upsert(batch.map(|number| drawn.document(number)).collect()))?.lsn;
+        let operations = batch.map(|number| Operation::Upsert(drawn.document(number))).collect();
+        lsn = runtime.block_on(collection.submit(operations))?.wait()?.lsn;
         if first.is_multiple_of(20 * DOCUMENTS_PER_WRITE) {
             (machine.progress)(&format!("{first} are durable"));
         }
     }
     let durable = ((machine.clock)() - began).as_secs_f64();
-    Asker::new(here(collection)?, lsn, machine).ask_now(runtime, Search::of(&drawn.query(0)))?;
+    for (leg, _) in collection.progress() {
+        runtime.block_on(collection.reached(&leg, lsn))?;
+    }
     let found = ((machine.clock)() - began).as_secs_f64();
     (machine.progress)("linking");
-    wait_until_linked(machine)?;
-    let linked = ((machine.clock)() - began).saturating_sub(REST).as_secs_f64();
-    store.close();
+    let Index::Dense(graph) = collection.index(&Leg::Dense(DENSE.to_owned()))? else { bail!("no dense leg") };
+    while graph.pending() > 0 {
+        thread::sleep(PATIENCE);
+    }
+    let linked = ((machine.clock)() - began).as_secs_f64();
+    // With its threads, the graph is kept.
+    shard.close();
     let peak = peak_gibibytes(&fs::read_to_string("/proc/self/status").unwrap_or_default());
     let peak = peak.context("this system does not say how large a process was")?;
     let case = format!("{}/memory", options.documents);
@@ -126,41 +134,6 @@ fn index(
         options.documents
     ));
     Ok(linked)
-}
-
-/// Waits until no linking thread computes any more.
-fn wait_until_linked(machine: &Machine) -> anyhow::Result<()> {
-    let mut rested = ((machine.clock)(), linking_ticks()?);
-    while (machine.clock)() - rested.0 < REST {
-        thread::sleep(Duration::from_millis(50));
-        let ticks = linking_ticks()?;
-        if ticks != rested.1 {
-            rested = ((machine.clock)(), ticks);
-        }
-    }
-    Ok(())
-}
-
-/// Processor time of the linking threads, in the system's ticks.
-fn linking_ticks() -> anyhow::Result<u64> {
-    let mut ticks = 0;
-    for task in fs::read_dir("/proc/self/task").context("this system does not show its threads")? {
-        // A thread may end while this looks.
-        let Ok(stat) = fs::read_to_string(task?.path().join("stat")) else { continue };
-        ticks += ticks_of(&stat, LINKING).unwrap_or_default();
-    }
-    Ok(ticks)
-}
-
-/// User and system time of a thread with that name.
-fn ticks_of(stat: &str, name: &str) -> Option<u64> {
-    let (before, after) = stat.rsplit_once(')')?;
-    if before.split_once('(')?.1 != name {
-        return None;
-    }
-    // After the name: state, and ten more before the two.
-    let mut fields = after.split_ascii_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
 /// The largest resident set so far.
@@ -203,12 +176,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peaks_and_ticks_are_read() {
+    fn peaks_are_read() {
         assert_eq!(peak_gibibytes("VmPeak: 9 kB\nVmHWM:\t 3145728 kB\n"), Some(3.0));
         assert_eq!(peak_gibibytes("VmHWM: much"), None);
-        let stat = "12 (link-vectors) S 1 2 3 4 5 6 7 8 9 10 70 8 0 0";
-        assert_eq!(ticks_of(stat, LINKING), Some(78));
-        assert_eq!(ticks_of(stat, "other"), None);
-        assert_eq!(ticks_of("12 (odd) name) S 1 2 3 4 5 6 7 8 9 10 70 8", "odd) name"), Some(78));
     }
 }

@@ -353,6 +353,10 @@ impl VectorIndex for GraphDense {
         self.shared.read().rows.len()
     }
 
+    fn pending(&self) -> usize {
+        self.shared.read().unlinked.len() as usize
+    }
+
     fn bytes(&self) -> usize {
         let rows = self.shared.read().rows.bytes();
         rows + self.shared.engine().bytes()
