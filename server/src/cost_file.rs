@@ -132,7 +132,7 @@ pub fn write(path: &Path, models: &Models, cost: &CostModel) -> io::Result<()> {
 }
 
 /// Keeps the file up to date for as long as there is something to learn. What is known at the end is the caller's to
-/// [`write`].
+/// [`write()`].
 pub async fn keep(path: PathBuf, models: Models, mut costs: watch::Receiver<Arc<CostModel>>) {
     while costs.changed().await.is_ok() {
         let known = Arc::clone(&costs.borrow_and_update());
