@@ -7,8 +7,8 @@
 //!
 //! | row of a case | ours | rival |
 //! |---|---|---|
-//! | (none) | our engine in f32, from texts to scores, one request after the other | ONNX Runtime f32; its dynamic int8; candle |
-//! | `/int8` | our engine in int8 | the same |
+//! | (none) | our engine in f32, from texts to scores, one request after the other | ONNX Runtime f32; its dynamic int8; candle's own BERT; our graph on candle's products |
+//! | `/int8` | our engine in int8 | ONNX Runtime's two; candle's own BERT |
 //! | `/avx2` | our engine in f32, with AVX2 alone | ONNX Runtime f32, which cannot be told to leave AVX-512 |
 //! | `/encode` | f32 without tokenization | ONNX Runtime f32 likewise |
 //! | `/grpc` | our engine in f32 through the server on loopback | the same in process |
@@ -18,7 +18,9 @@
 //! Rows `operation/…` are single operations on one thread beside what the processor's multipliers could do; the row
 //! `memory` is the resident set of a server (and its client) that answers requests without a pause.
 
+mod candle_bert;
 mod contenders;
+mod fastest;
 mod in_process;
 mod memory;
 mod model;
@@ -45,6 +47,7 @@ use crate::{
     report::Report,
     texts::{Texts, long_request},
 };
+use candle_bert::CandleBert;
 use contenders::{Ours, Targets, Tracks};
 pub(crate) use in_process::InProcess;
 use model::Head;
@@ -103,6 +106,12 @@ impl Method {
     }
 }
 
+/// Who they compete with.
+struct Rivals {
+    onnxruntime: OnnxRuntime,
+    candle: CandleBert,
+}
+
 /// One kind of requests.
 struct Case {
     name: String,
@@ -149,11 +158,14 @@ pub fn run(options: &Options, machine: &Machine) -> anyhow::Result<Report> {
         f32: load("sluice", own)?,
         int8: load("sluice int8", CpuOptions { precision: Precision::Int8, ..own })?,
         avx2: avx2.map(|isa| load("sluice avx2", CpuOptions { isa: Some(isa), ..own })).transpose()?,
-        candle: load("candle", CpuOptions { engine: CpuEngine::Candle, ..own })?,
+        candle: load("candle's products", CpuOptions { engine: CpuEngine::Candle, ..own })?,
         served,
     };
     let limits = (threads, ours.f32.max_tokens());
-    let rival = OnnxRuntime::start(machine, &folder, scratch.path(), limits)?;
+    let rivals = Rivals {
+        onnxruntime: OnnxRuntime::start(machine, &folder, scratch.path(), limits)?,
+        candle: CandleBert::load(&folder, ours.f32.tokenizer(), machine.clock)?,
+    };
 
     let mut report = Report {
         scenario: "encoder",
@@ -168,14 +180,14 @@ pub fn run(options: &Options, machine: &Machine) -> anyhow::Result<Report> {
                 options.queries, options.documents, options.passes, options.threads, limits.1
             ),
             head_note(&head),
-            rival.description(),
+            rivals.onnxruntime.description(),
         ],
         faults: Vec::new(),
     };
     report.notes.extend(ours.descriptions());
     for case in cases(natural, options.documents, ours.f32.max_tokens())? {
         (machine.progress)(&case.name);
-        measure(&case, options.passes, (&mut ours, &rival), &mut report)?;
+        measure(&case, options.passes, (&mut ours, &rivals), &mut report)?;
     }
     (machine.progress)("single operations");
     report.rows.extend(operations::rows(machine.clock)?);
@@ -236,15 +248,18 @@ fn cases(natural: Vec<Request>, documents: usize, max_tokens: usize) -> anyhow::
 fn measure(
     case: &Case,
     passes: usize,
-    (ours, rival): (&mut Ours, &OnnxRuntime),
+    (ours, rivals): (&mut Ours, &Rivals),
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let Some(first) = case.requests.first() else { return Ok(()) };
+    let Rivals { onnxruntime: rival, candle } = rivals;
     let f32_batch = rival.best_batch(onnxruntime::Precision::F32, case.method, first)?;
     let int8_batch = rival.best_batch(onnxruntime::Precision::Int8, case.method, first)?;
+    let candle_batch = candle.best_batch(case.method, first)?;
     let mut contenders = ours.contenders(case.method);
     contenders.push(Box::new(rival.contender(onnxruntime::Precision::F32, case.method, f32_batch)));
     contenders.push(Box::new(rival.contender(onnxruntime::Precision::Int8, case.method, int8_batch)));
+    contenders.push(Box::new(candle.contender(case.method, candle_batch)));
     let mut turns: Vec<&mut dyn Contender> = Vec::with_capacity(contenders.len());
     for contender in &mut contenders {
         turns.push(contender.as_mut());
@@ -252,7 +267,11 @@ fn measure(
     let tracks = Tracks::of(interleave(&mut turns, &case.requests, passes, || thread::sleep(REST))?)?;
     report.rows.extend(tracks.rows(&case.name, case.targets()));
     report.faults.extend(tracks.faults(&case.name));
-    report.notes.push(format!("{}: {}; its batches: f32 {f32_batch}, int8 {int8_batch}", case.name, tracks.summary()));
+    report.notes.push(format!(
+        "{}: {}; its batches: f32 {f32_batch}, int8 {int8_batch}; candle-transformers' {candle_batch}",
+        case.name,
+        tracks.summary()
+    ));
     Ok(())
 }
 

@@ -99,7 +99,7 @@ impl fmt::Display for Report {
                 row.rival.clone(),
                 row.rival_value.to_string(),
                 row.ratio.to_string(),
-                row.target.map_or_else(String::new, |target| target.to_string()),
+                row.target.map_or_else(String::new, |target| significant(target).to_string()),
             ]);
         }
         for column in [2, 4, 5, 6] {

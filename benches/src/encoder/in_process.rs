@@ -50,6 +50,13 @@ impl InProcess {
         self.model.info.max_tokens as usize
     }
 
+    /// Its tokenizer, and how it is used.
+    #[must_use]
+    pub fn tokenizer(&self) -> (Arc<TextEncoder>, TokenLimits) {
+        let limits = TokenLimits { max_tokens: self.max_tokens(), threads: self.threads };
+        (Arc::clone(&self.model.text), limits)
+    }
+
     /// As a contender for one method.
     pub(super) fn contender(&mut self, method: Method) -> impl Contender + '_ {
         Scoring { engine: self, method }
@@ -64,37 +71,6 @@ impl InProcess {
         let text = |text: &String| single(&self.model.text, text, max_tokens, Role::Plain);
         let sequences: Vec<Sequence> = texts.iter().map(text).collect::<anyhow::Result<_>>()?;
         Ok(self.compute(Operation::EncodeDense, &sequences)?.vectors)
-    }
-
-    fn tokenize(&self, method: Method, request: &Request) -> anyhow::Result<Vec<Sequence>> {
-        let (text, max_tokens) = (&*self.model.text, self.max_tokens());
-        let query = text.tokens(&request.query, None)?.ids;
-        let slot = Arc::new(QueryVectors::default());
-        let sequence = |document: &String| -> anyhow::Result<Sequence> {
-            Ok(match method {
-                Method::CrossEncoder => pair(text, &query, document, max_tokens)?,
-                Method::Dense => single(text, document, max_tokens, Role::Plain)?,
-                Method::LateInteraction => single(text, document, max_tokens, Role::Document(Arc::clone(&slot)))?,
-            })
-        };
-        let mut sequences = match method {
-            Method::CrossEncoder => Vec::new(),
-            Method::Dense => vec![Sequence::single(text.single(&query), Role::Plain)],
-            Method::LateInteraction => vec![Sequence::single(text.single(&query), Role::Query(Arc::clone(&slot)))],
-        };
-        let share = request.documents.len().div_ceil(self.threads).max(1);
-        let parts: Vec<anyhow::Result<Vec<Sequence>>> = thread::scope(|scope| {
-            let parts = request.documents.chunks(share);
-            let threads: Vec<_> = parts.map(|part| scope.spawn(|| part.iter().map(sequence).collect())).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|_| bail!("the tokenizer panicked")))
-                .collect()
-        });
-        for part in parts {
-            sequences.extend(part?);
-        }
-        Ok(sequences)
     }
 
     fn compute(&mut self, operation: Operation, sequences: &[Sequence]) -> anyhow::Result<Outputs> {
@@ -119,6 +95,51 @@ impl InProcess {
         }
         Ok(outputs)
     }
+}
+
+/// Longest sequence, and threads that tokenize.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenLimits {
+    /// Tokens of a sequence.
+    pub max_tokens: usize,
+    /// Documents are divided among so many.
+    pub threads: usize,
+}
+
+/// The sequences of a request: the query's, except for a cross-encoder, and then one for each document.
+///
+/// # Errors
+/// If a text has no tokens, or the query does not fit.
+pub fn tokenize(
+    text: &TextEncoder,
+    TokenLimits { max_tokens, threads }: TokenLimits,
+    method: Method,
+    request: &Request,
+) -> anyhow::Result<Vec<Sequence>> {
+    let query = text.tokens(&request.query, None)?.ids;
+    let slot = Arc::new(QueryVectors::default());
+    let sequence = |document: &String| -> anyhow::Result<Sequence> {
+        Ok(match method {
+            Method::CrossEncoder => pair(text, &query, document, max_tokens)?,
+            Method::Dense => single(text, document, max_tokens, Role::Plain)?,
+            Method::LateInteraction => single(text, document, max_tokens, Role::Document(Arc::clone(&slot)))?,
+        })
+    };
+    let mut sequences = match method {
+        Method::CrossEncoder => Vec::new(),
+        Method::Dense => vec![Sequence::single(text.single(&query), Role::Plain)],
+        Method::LateInteraction => vec![Sequence::single(text.single(&query), Role::Query(Arc::clone(&slot)))],
+    };
+    let share = request.documents.len().div_ceil(threads).max(1);
+    let parts: Vec<anyhow::Result<Vec<Sequence>>> = thread::scope(|scope| {
+        let parts = request.documents.chunks(share);
+        let threads: Vec<_> = parts.map(|part| scope.spawn(|| part.iter().map(sequence).collect())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("the tokenizer panicked"))).collect()
+    });
+    for part in parts {
+        sequences.extend(part?);
+    }
+    Ok(sequences)
 }
 
 fn single(text: &TextEncoder, document: &str, max_tokens: usize, role: Role) -> anyhow::Result<Sequence> {
@@ -180,7 +201,8 @@ impl Contender for Scoring<'_> {
     fn rerank(&mut self, request: &Request) -> anyhow::Result<Answer> {
         let clock = self.engine.clock;
         let started = clock();
-        let sequences = self.engine.tokenize(self.method, request)?;
+        let (text, limits) = self.engine.tokenizer();
+        let sequences = tokenize(&text, limits, self.method, request)?;
         let tokenized = clock();
         let outputs = self.engine.compute(self.method.operation(), &sequences)?;
         let scores = outputs.into_scores(self.method);

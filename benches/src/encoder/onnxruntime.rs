@@ -5,7 +5,10 @@ use std::{cell::RefCell, collections::BTreeMap, path::Path, time::Duration};
 use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{
+    Method,
+    fastest::{BATCH_SIZES, fastest},
+};
 use crate::{
     interleave::{Answer, Contender, Request},
     machine::Machine,
@@ -41,8 +44,6 @@ impl Precision {
     }
 }
 
-/// Batch sizes that are tried; the fastest one runs.
-pub const BATCH_SIZES: [usize; 6] = [1, 2, 4, 8, 16, 32];
 /// Rounds over them: a size counts with its fastest round.
 const BATCH_SIZE_ROUNDS: usize = 2;
 /// What ONNX Runtime makes of a BERT when it recognises one. Without them it would be half as good a rival.
@@ -148,35 +149,9 @@ impl Contender for Batched<'_> {
     }
 }
 
-/// The size whose fastest round is the fastest of all.
-fn fastest(
-    sizes: &[usize],
-    rounds: usize,
-    mut measure: impl FnMut(usize) -> anyhow::Result<Duration>,
-) -> anyhow::Result<usize> {
-    let mut best = (Duration::MAX, 1);
-    for _ in 0..rounds {
-        for &size in sizes {
-            best = best.min((measure(size)?, size));
-        }
-    }
-    Ok(best.1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_fastest_round_decides() {
-        let mut milliseconds = [9, 5, 7, 4, 6, 8].into_iter();
-        let mut asked = Vec::new();
-        let best = fastest(&[1, 8, 32], 2, |size| {
-            asked.push(size);
-            Ok(Duration::from_millis(milliseconds.next().unwrap()))
-        });
-        assert_eq!((best.unwrap(), asked), (1, vec![1, 8, 32, 1, 8, 32]));
-    }
 
     #[test]
     fn questions_are_what_the_script_reads() {
