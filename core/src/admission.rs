@@ -75,6 +75,8 @@ pub struct Growth<'a> {
     pub more: Work,
     /// Tokens that its tenant's quota is charged: all that will be computed, whatever room they share with others.
     pub charged: u64,
+    /// It goes on after work that was charged: what comes too soon is owed, and not refused.
+    pub goes_on: bool,
     /// The device's work, by lane.
     pub units: &'a [(Lane, BatchShape)],
 }
@@ -212,7 +214,7 @@ impl Admission {
     pub fn try_admit(&mut self, now: Time, arrival: &Arrival<'_>, forecast: &Forecast) -> Result<Admitted, Refused> {
         let Arrival { class, tenant, deadline, worth, work, .. } = *arrival;
         let prediction = self.in_time(now, arrival, forecast)?;
-        self.take_room(now, tenant, work)?;
+        self.take_room(now, tenant, work, Work::default())?;
         if let Err(over) = self.quotas.enter(now, tenant, work.tokens) {
             self.give_room_back(tenant, work);
             return Err(over.into());
@@ -233,7 +235,7 @@ impl Admission {
         growth: Growth<'_>,
         forecast: &Forecast,
     ) -> Result<(), Refused> {
-        let Growth { more, charged, units } = growth;
+        let Growth { more, charged, goes_on, units } = growth;
         let Admitted { class, tenant, deadline, worth, .. } = *admitted;
         // Of what is ahead it is not a part itself.
         if admitted.pending {
@@ -242,8 +244,10 @@ impl Admission {
         }
         let arrival = Arrival { class, tenant, deadline, worth, work: more, units, guess: false };
         let prediction = self.in_time(now, &arrival, forecast)?;
-        self.take_room(now, tenant, more)?;
-        if let Err(over) = self.quotas.spend(now, tenant, charged) {
+        self.take_room(now, tenant, more, admitted.work)?;
+        if goes_on {
+            self.quotas.owe(now, tenant, charged);
+        } else if let Err(over) = self.quotas.spend(now, tenant, charged) {
             self.give_room_back(tenant, more);
             return Err(over.into());
         }
@@ -326,10 +330,10 @@ impl Admission {
         Err(Refused::Overloaded { predicted: prediction.completion, retry_after })
     }
 
-    fn take_room(&mut self, now: Time, tenant: TenantId, work: Work) -> Result<(), Rejected> {
-        self.room.try_admit(now, work)?;
+    fn take_room(&mut self, now: Time, tenant: TenantId, work: Work, own: Work) -> Result<(), Rejected> {
+        self.room.try_grow(now, work, own)?;
         let limits = self.tenant_limits;
-        let answer = self.tenant_rooms.entry(tenant).or_insert_with(|| Room::new(limits)).try_admit(now, work);
+        let answer = self.tenant_rooms.entry(tenant).or_insert_with(|| Room::new(limits)).try_grow(now, work, own);
         if answer.is_err() {
             self.room.undo(work);
         }

@@ -121,6 +121,14 @@ impl Quotas {
         Ok(())
     }
 
+    /// Counts what a request goes on to compute after work that was charged. It is not refused: what was computed
+    /// would be lost, and paid for again. What comes too soon is owed, and what comes next waits for it.
+    pub fn owe(&mut self, now: Time, tenant: TenantId, tokens: u64) {
+        let quota = self.of(tenant);
+        let used = self.used.entry(tenant).or_default();
+        used.tokens = used.tokens.owing(now, quota.tokens, tokens);
+    }
+
     /// A request that had entered is gone.
     pub fn leave(&mut self, tenant: TenantId) {
         if let Some(used) = self.used.get_mut(&tenant) {
@@ -151,11 +159,15 @@ impl Cell {
     /// comes in when nothing is owed, and is then owed for: otherwise it never would.
     fn after(self, now: Time, rate: Option<Rate>, amount: u64) -> Result<Self, Duration> {
         let Some(Rate { per_second, burst }) = rate else { return Ok(self) };
-        let time_of = |amount: u64| duration(amount as f64 / per_second);
-        let tolerance = time_of(burst.saturating_sub(amount));
-        let due = self.0.max(now);
-        let too_soon = due.since(now + tolerance);
-        if too_soon.is_zero() { Ok(Self(due + time_of(amount))) } else { Err(too_soon) }
+        let tolerance = duration(burst.saturating_sub(amount) as f64 / per_second);
+        let too_soon = self.0.max(now).since(now + tolerance);
+        if too_soon.is_zero() { Ok(self.owing(now, rate, amount)) } else { Err(too_soon) }
+    }
+
+    /// The cell after `amount` has come at `now`, too soon or not.
+    fn owing(self, now: Time, rate: Option<Rate>, amount: u64) -> Self {
+        let Some(Rate { per_second, .. }) = rate else { return self };
+        Self(self.0.max(now) + duration(amount as f64 / per_second))
     }
 }
 
@@ -214,6 +226,17 @@ mod tests {
         let over = quotas.enter(at(500), TenantId(0), 200).expect_err("1.5 s are owed");
         assert_eq!((over.kind, over.retry_after), (QuotaKind::Tokens, Duration::from_millis(1_500)));
         quotas.enter(at(2_000), TenantId(0), 200).expect("nothing is owed again");
+    }
+
+    #[test]
+    fn what_goes_on_is_owed_for() {
+        let tokens = Some(Rate { per_second: 100.0, burst: 100 });
+        let mut quotas = with(Quota { tokens, ..Quota::default() });
+        quotas.spend(at(0), TenantId(0), 90).expect("within the burst");
+        quotas.owe(at(0), TenantId(0), 60);
+        let over = quotas.spend(at(500), TenantId(0), 100).expect_err("1 s is owed");
+        assert_eq!(over.retry_after, Duration::from_millis(1_000));
+        quotas.spend(at(1_500), TenantId(0), 100).expect("nothing is owed any more");
     }
 
     #[test]

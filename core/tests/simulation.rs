@@ -272,7 +272,7 @@ impl Simulation {
         let work = Work { tokens, ..Work::default() };
         let forecast = self.scheduler.forecast(self.now);
         let admitted = self.admitted.get_mut(&id).expect("an open request is admitted");
-        let growth = Growth { more: work, charged: work.tokens, units: &by_lane(&units) };
+        let growth = Growth { more: work, charged: work.tokens, goes_on: false, units: &by_lane(&units) };
         let answer = self.admission.grow(self.now, admitted, growth, &forecast);
         if self.check_admission(work, answer).is_none() {
             self.saw("refused after tokenizing", 1);

@@ -18,7 +18,14 @@
 
 mod common;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use common::{TestServer, child, child::ServerProcess, query, reason, request};
 use sluice_proto::rerank::v1::{
@@ -29,7 +36,7 @@ use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
 /// One sequence a batch takes at least this long, so that what comes meanwhile shares the next one.
-const SLOW: &str = "max_tokens = 64\npoison = \"poison\"\nservice_time.per_batch = \"60ms\"\n";
+const SLOW: &str = "max_tokens = 64\npoison = \"poison\"\nservice_time.per_batch = \"200ms\"\n";
 /// The models' first batch, before anybody is let in.
 const WARM_UP_BATCHES: u64 = 1;
 
@@ -58,7 +65,10 @@ async fn ask(channel: Channel, request: RerankRequest) -> Result<usize, Status> 
 /// Three requests that share a batch, behind one that keeps the device busy meanwhile: what the first of them, its
 /// neighbours, and a request after all of them see.
 async fn strike(fault: &str, struck: &str) -> [Seen; 3] {
-    let server = TestServer::scripted(&format!("{SLOW}{fault}"), |_| ()).await;
+    // However slow a batch is, it takes all three.
+    let script = format!("{SLOW}{fault}");
+    let server =
+        TestServer::scripted(&script, |config| config.scheduler.batch_duration_max = Duration::from_secs(5)).await;
     let channel = server.channel().await;
     let busy = tokio::spawn(ask(channel.clone(), request("red", &["red"])));
     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -119,11 +129,16 @@ async fn a_fault_that_passes_costs_not_even_a_lone_document_its_answer() {
     }
 }
 
-/// Clients that ask without a pause, until they are told to go or the server has gone.
+/// Answers that make a load.
+const ANSWERS: u32 = 100;
+
+/// Clients that ask without a pause, until they are told to go or the server has gone; returns when enough is answered.
 async fn load(ports: child::Ports, clients: usize) -> JoinSet<BTreeMap<Seen, u32>> {
     let mut calls = JoinSet::new();
+    let answered = Arc::new(AtomicU32::new(0));
     for _ in 0..clients {
         let channel = ports.channel().await;
+        let answered = Arc::clone(&answered);
         calls.spawn(async move {
             let mut tally = BTreeMap::new();
             loop {
@@ -134,8 +149,14 @@ async fn load(ports: child::Ports, clients: usize) -> JoinSet<BTreeMap<Seen, u32
                 if over {
                     return tally;
                 }
+                answered.fetch_add(1, Ordering::Relaxed);
             }
         });
+    }
+    let begin = Instant::now();
+    while answered.load(Ordering::Relaxed) <= ANSWERS {
+        assert!(begin.elapsed() < child::PATIENCE, "there is load: {answered:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     calls
 }
@@ -147,7 +168,6 @@ async fn stopped_by(signal: &str) -> BTreeMap<Seen, u32> {
     let mut server = ServerProcess::start(&["--model", &format!("m={source}")]);
     let ports = server.serving();
     let mut calls = load(ports, 20).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
     server.signal(signal);
     let mut all = BTreeMap::new();
     while let Some(tally) = tokio::time::timeout(child::PATIENCE, calls.join_next()).await.expect("nobody hangs") {
@@ -162,7 +182,7 @@ async fn stopped_by(signal: &str) -> BTreeMap<Seen, u32> {
 #[tokio::test]
 async fn sigterm_under_load_answers_what_it_accepted() {
     let seen = stopped_by("TERM").await;
-    assert!(seen["OK"] > 100, "there was load: {seen:?}");
+    assert!(seen["OK"] > ANSWERS, "there was load: {seen:?}");
     let refusals: u32 = seen.iter().filter(|(seen, _)| *seen != "OK").map(|(_, count)| count).sum();
     assert_eq!(refusals, 20, "each client heard once that it is over: {seen:?}");
     // Refused while draining, or never sent because the connection was closed in good order.
@@ -173,7 +193,7 @@ async fn sigterm_under_load_answers_what_it_accepted() {
 #[tokio::test]
 async fn sigkill_under_load_hangs_nobody() {
     let seen = stopped_by("KILL").await;
-    assert!(seen["OK"] > 100, "there was load: {seen:?}");
+    assert!(seen["OK"] > ANSWERS, "there was load: {seen:?}");
     let broken: u32 = seen.iter().filter(|(seen, _)| *seen != "OK").map(|(_, count)| count).sum();
     assert_eq!(broken, 20, "each client heard once: {seen:?}");
     // What the transport makes of a connection that broke.

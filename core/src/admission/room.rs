@@ -112,10 +112,18 @@ impl Room {
     /// # Errors
     /// [`Rejected`] names the first resource that ran out.
     pub fn try_admit(&mut self, now: Time, work: Work) -> Result<(), Rejected> {
+        self.try_grow(now, work, Work::default())
+    }
+
+    /// Admits more of what already holds `own`: what only it holds does not keep it out.
+    ///
+    /// # Errors
+    /// [`Rejected`] names the first resource that ran out.
+    pub fn try_grow(&mut self, now: Time, work: Work, own: Work) -> Result<(), Rejected> {
         for (resource, drain) in Resource::ALL.into_iter().zip(&self.drain) {
             let (held, limit) = (resource.of(&self.held), resource.of(&self.limits));
             let after = held.saturating_add(resource.of(&work));
-            if held > 0 && resource.of(&work) > 0 && after > limit {
+            if held > resource.of(&own) && resource.of(&work) > 0 && after > limit {
                 return Err(Rejected { resource, limit, retry_after: drain.time_for(now, after - limit) });
             }
         }
@@ -215,6 +223,15 @@ mod tests {
             };
             assert_eq!(room.held(), held, "all or nothing for {second:?}");
         }
+    }
+
+    #[test]
+    fn nobody_is_kept_out_by_what_it_holds_itself() {
+        let mut room = Room::new(work(10, 100, 1_000));
+        room.try_admit(Time::ZERO, work(5, 90, 10)).expect("nothing is held");
+        room.try_grow(Time::ZERO, work(0, 50, 0), work(5, 90, 10)).expect("there is nobody else");
+        room.try_admit(Time::ZERO, work(1, 0, 1)).expect("room");
+        assert!(room.try_grow(Time::ZERO, work(6, 0, 0), work(5, 140, 10)).is_err(), "now there is");
     }
 
     #[test]

@@ -120,11 +120,11 @@ fn what_is_known_after_tokenizing_decides_again() {
     let mut admitted =
         admission.try_admit(at(0), &arrival(Priority::Standard, 1, &guess, 100), &forecast).expect("idle");
     let units = [(LANE, BatchShape::of(300))];
-    let growth = Growth { more: Work { tokens: 300, ..Work::default() }, charged: 300, units: &units };
+    let growth = Growth { more: Work { tokens: 300, ..Work::default() }, charged: 300, goes_on: false, units: &units };
     let refused = admission.grow(at(1), &mut admitted, growth, &forecast);
     assert!(matches!(refused, Err(Refused::Unreachable { .. })), "{refused:?}");
     assert_eq!(admitted.work().tokens, 20, "it holds what it held");
-    let growth = Growth { more: Work::default(), charged: 30, units: &[(LANE, BatchShape::of(30))] };
+    let growth = Growth { more: Work::default(), charged: 30, goes_on: false, units: &[(LANE, BatchShape::of(30))] };
     admission.grow(at(1), &mut admitted, growth, &forecast).expect("in time");
     admission.release(at(2), admitted, Outcome::Gone, at(2));
     assert_eq!(admission.held(), Work::default());

@@ -181,7 +181,9 @@ impl App {
         work: &[(Lane, BatchShape)],
     ) -> Result<(Permit, Admitted), Refusal> {
         let terms = permit.terms();
-        let permit = self.admit_more_tokens(permit, tokens, tokens, work)?;
+        let more = Work { tokens, ..Work::default() };
+        let grown = permit.grown(Growth { more, charged: tokens, goes_on: false, units: work });
+        let permit = grown.map_err(|refused| self.refused(&refused, terms))?;
         counted::admitted();
         // No deadline is further away than that.
         let deadline = self.0.preparer.clock.instant(terms.deadline).unwrap_or_else(|| Instant::now() + TIMEOUT_MAX);
@@ -191,6 +193,10 @@ impl App {
     /// Counts a refusal, and says it.
     fn refused(&self, refused: &Refused, terms: Terms) -> Refusal {
         counted::rejected(refused.name(), terms.class, self.0.tenants.name(terms.tenant));
+        self.refusal(refused, terms)
+    }
+
+    fn refusal(&self, refused: &Refused, terms: Terms) -> Refusal {
         match *refused {
             Refused::Room(rejected) => Refusal::ResourceExhausted {
                 what: format!("{} in flight", rejected.resource.name()),
@@ -207,7 +213,7 @@ impl App {
     }
 
     /// Room for `more` tokens of an admitted request, and time for further work; its tenant is charged all that this
-    /// work computes.
+    /// work computes. What is refused here is no refusal at admission, and counts with how the request ends.
     pub(super) fn admit_more_tokens(
         &self,
         permit: Permit,
@@ -217,8 +223,8 @@ impl App {
     ) -> Result<Permit, Refusal> {
         let terms = permit.terms();
         let more = Work { tokens: more, ..Work::default() };
-        let grown = permit.grown(Growth { more, charged, units: work });
-        grown.map_err(|refused| self.refused(&refused, terms))
+        let grown = permit.grown(Growth { more, charged, goes_on: true, units: work });
+        grown.map_err(|refused| self.refusal(&refused, terms))
     }
 
     /// A point of the runtime on the engine's clock.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use sluice_proto::rerank::v1::{
     Budget, DocumentSource, Method, PartialReason, RerankRequest, RerankResponse, Stage, rerank_stream_response::Update,
 };
@@ -9,7 +10,7 @@ use tonic::{Code, Request};
 
 use super::{
     METHODS,
-    common::{SCRIPT, TestServer, request},
+    common::{SCRIPT, TestServer, raw, request},
     one_by_one, texts,
 };
 
@@ -128,22 +129,22 @@ async fn the_deadline_can_be_a_budget() {
     let server = TestServer::scripted(&one_by_one(20), |_| ()).await;
     let until_deadline = Some(Budget { until_deadline: true, ..Budget::default() });
     for (budget, in_time) in [(until_deadline, true), (None, false)] {
-        let mut request = Request::new(asked(100, Method::CrossEncoder, budget));
-        request.metadata_mut().insert("grpc-timeout", "500m".parse().expect("ascii"));
+        let path = "/sluice.rerank.v1.RerankService/Rerank";
+        let message = asked(100, Method::CrossEncoder, budget).encode_to_vec();
+        // A caller without a timer of its own: tonic's would give up at the same time.
+        let connection = raw::Connection::open(server.address).await;
         let begin = Instant::now();
-        let answer = server.rerank().await.rerank(request).await;
-        match answer {
-            Ok(answer) if in_time => {
-                let scored = scored_prefix(&answer.into_inner(), 100);
-                assert!((1..=25).contains(&scored), "{scored} batches of 20 ms in 500 ms");
-                assert!(begin.elapsed() < Duration::from_millis(500) + SLACK);
-            }
-            // The caller's own timer, set to the same time, calls it cancelled.
-            Err(status) if !in_time => {
-                assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
-            }
-            other => unreachable!("in time: {in_time}, {other:?}"),
+        let reply = connection.call(raw::Call::new(path, &message).header("grpc-timeout", b"500m"), usize::MAX).await;
+        let raw::Ending::Status(status) = reply.ending else { unreachable!("{:?}", reply.ending) };
+        if !in_time {
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+            continue;
         }
+        assert_eq!(status.code(), Code::Ok, "{status:?}");
+        let answer = RerankResponse::decode(&*reply.messages[0]).expect("a response");
+        let scored = scored_prefix(&answer, 100);
+        assert!((1..=25).contains(&scored), "{scored} batches of 20 ms in 500 ms");
+        assert!(begin.elapsed() < Duration::from_millis(500) + SLACK);
     }
 }
 
@@ -258,4 +259,37 @@ async fn a_stream_ends_with_what_its_updates_said() {
     said.sort_unstable();
     sent.sort_unstable();
     assert_eq!(said, sent);
+}
+
+/// A stage that would be late is not begun: who has said that less will do gets the order before it, and at once.
+#[tokio::test]
+async fn a_stage_that_is_refused_leaves_the_order_before_it_to_who_takes_less() {
+    let script = "max_tokens = 256\nservice_time.per_token = \"10ms\"\n";
+    let server = TestServer::scripted(script, |_| ()).await;
+    // Until its predictions count.
+    for word in ["blue", "car", "sea", "sand", "green", "red"] {
+        rerank(&server, RerankRequest { method: Method::CrossEncoder.into(), ..request(QUESTION, &[word]) }).await;
+    }
+    // 10 texts of some tokens in the first stage, and in the second with as many copies of a long query.
+    let long = format!("{QUESTION} {}", "of the sea ".repeat(10));
+    let stages = vec![stage(Method::LateInteraction, 0, None), stage(Method::CrossEncoder, 0, None)];
+    let texts = texts(10);
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    for (budget, in_part) in [(pairs(100), true), (None, false)] {
+        let asked = RerankRequest { stages: stages.clone(), budget, ..request(&long, &texts) };
+        let mut asked = Request::new(asked);
+        asked.set_timeout(Duration::from_secs(3));
+        let begin = Instant::now();
+        let answer = server.rerank().await.rerank(asked).await;
+        assert!(begin.elapsed() < Duration::from_secs(3), "it is known long before");
+        match answer {
+            Ok(answer) if in_part => {
+                let answer = answer.into_inner();
+                assert!(answer.results.iter().all(|result| result.stage == 1), "{answer:?}");
+                assert_eq!(answer.partial_reasons().collect::<Vec<_>>(), [PartialReason::Overloaded]);
+            }
+            Err(status) if !in_part => assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}"),
+            other => unreachable!("in part: {in_part}, {other:?}"),
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Tenants: who may call, and what is over a quota.
 
-use sluice_proto::rerank::v1::{Budget, Method, PartialReason, RerankRequest, RerankResponse, Stage};
+use sluice_proto::rerank::v1::{Method, RerankRequest, RerankResponse, Stage};
 use sluice_server::config::TenantConfig;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
@@ -57,7 +57,7 @@ async fn strangers_are_sent_away() {
 
 #[tokio::test]
 async fn what_is_over_a_quota_is_refused_to_its_tenant_alone() {
-    let slow = "max_tokens = 64\nservice_time.per_batch = \"300ms\"\n";
+    let slow = "max_tokens = 64\nservice_time.per_batch = \"2s\"\n";
     let one = |quota: fn(&mut TenantConfig)| {
         let mut tenant = tenant("a", "a");
         quota(&mut tenant);
@@ -68,7 +68,13 @@ async fn what_is_over_a_quota_is_refused_to_its_tenant_alone() {
     for limited in [requests, tokens] {
         let server = serve(SCRIPT, vec![limited.clone(), tenant("b", "b")]).await;
         assert_eq!(seen(&server, Some("a")).await, "OK", "{limited:?}");
-        assert_eq!(seen(&server, Some("a")).await, OVER, "{limited:?}");
+        // One second's worth is used up; a slow machine may take a second for some of these calls, not for all.
+        let mut further = Vec::new();
+        for _ in 0..5 {
+            further.push(seen(&server, Some("a")).await);
+        }
+        assert!(further.iter().any(|seen| seen == OVER), "{limited:?}: {further:?}");
+        assert!(further.iter().all(|seen| seen == OVER || seen == "OK"), "{limited:?}: {further:?}");
         assert_eq!(seen(&server, Some("b")).await, "OK", "{limited:?}");
     }
     let server = serve(slow, vec![one(|tenant| tenant.requests_in_flight_max = 1), tenant("b", "b")]).await;
@@ -79,23 +85,17 @@ async fn what_is_over_a_quota_is_refused_to_its_tenant_alone() {
     assert_eq!(seen(&server, Some("a")).await, "OK", "what has ended is not in flight");
 }
 
-/// The first stage uses up the second's tokens: who has said that less will do keeps its order.
+/// What a later stage computes is owed, not refused: the stages before it would be lost, and paid for again.
 #[tokio::test]
-async fn a_stage_that_is_refused_leaves_the_order_before_it_to_who_takes_less() {
+async fn a_cascade_is_not_refused_in_its_middle() {
     let stages = [Method::LateInteraction, Method::CrossEncoder];
     let stages = stages.map(|method| Stage { method: method.into(), ..Stage::default() }).to_vec();
     let asked = RerankRequest { stages, ..request("red", &["blue sand", "red sand"]) };
-    let limited = || TenantConfig { tokens_per_second: 1, ..tenant("a", "a") };
-
-    let server = serve(SCRIPT, vec![limited()]).await;
-    let status = rerank(&server, Some("a"), asked.clone()).await.expect_err("all or nothing");
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "QUOTA_EXCEEDED"));
-
-    let server = serve(SCRIPT, vec![limited()]).await;
-    let budget = Some(Budget { pairs: 100, ..Budget::default() });
-    let answer = rerank(&server, Some("a"), RerankRequest { budget, ..asked }).await.expect("the first stage's order");
+    let limited = TenantConfig { tokens_per_second: 1, ..tenant("a", "a") };
+    let server = serve(SCRIPT, vec![limited]).await;
+    let answer = rerank(&server, Some("a"), asked).await.expect("whole, or not begun");
     let places: Vec<(u32, u32)> = answer.results.iter().map(|result| (result.index, result.stage)).collect();
-    assert_eq!(places, [(1, 1), (0, 1)]);
-    assert_eq!(answer.partial_reasons().collect::<Vec<_>>(), [PartialReason::Overloaded]);
-    assert!(answer.partial);
+    assert_eq!((places, answer.partial), (vec![(1, 2), (0, 2)], false));
+    // The tokens of both stages, at one a second.
+    assert_eq!(seen(&server, Some("a")).await, OVER);
 }

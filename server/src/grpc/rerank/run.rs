@@ -126,17 +126,25 @@ impl Run {
                 }
                 continue;
             };
-            match running.hear().await? {
-                Heard::Scores(scores) => {
+            match running.hear().await {
+                Ok(Heard::Scores(scores)) => {
                     let given = self.given;
                     return Ok(Step::Scores(running.update(scores, self.stage, given)));
                 }
-                Heard::Done => self.settle(),
-                Heard::Expired => {
+                Ok(Heard::Done) => self.settle(),
+                Ok(Heard::Expired) => {
                     (self.stage_is_partial, self.stage_is_cut) = (true, true);
                     self.settle();
                     self.stage_is_cut = false;
                 }
+                // The queue had no room or no time for it.
+                Err(refusal) if running.scoring.scored() == 0 => {
+                    let end = running.end;
+                    self.running = None;
+                    self.do_without(refusal, end)?;
+                    continue;
+                }
+                Err(refusal) => return Err(refusal),
             }
             if self.stage < self.job.stages.len() {
                 return Ok(Step::Stage(self.stage_order()));
