@@ -254,7 +254,7 @@ impl Simulation {
             guess: false,
         };
         let answer = self.admission.try_admit(self.now, &arrival, &self.scheduler.forecast(self.now));
-        if let Some(admitted) = self.check_admission(work, answer) {
+        if let Some(admitted) = self.check_admission(work, Work::default(), answer) {
             self.admitted.insert(id, admitted);
             self.model.open(id, work, parts_due);
             self.schedule(first, Event::Deliver(id, 0));
@@ -274,7 +274,8 @@ impl Simulation {
         let admitted = self.admitted.get_mut(&id).expect("an open request is admitted");
         let growth = Growth { more: work, charged: work.tokens, goes_on: false, units: &by_lane(&units) };
         let answer = self.admission.grow(self.now, admitted, growth, &forecast);
-        if self.check_admission(work, answer).is_none() {
+        let own = self.model.get(id).expect("it is open").admitted;
+        if self.check_admission(work, own, answer).is_none() {
             self.saw("refused after tokenizing", 1);
             return self.cancel(id);
         }
@@ -355,11 +356,12 @@ impl Simulation {
         }
     }
 
-    fn check_admission<T>(&mut self, work: Work, answer: Result<T, Refused>) -> Option<T> {
+    /// Whether `work` comes in as it should, for a request that holds `own` already.
+    fn check_admission<T>(&mut self, work: Work, own: Work, answer: Result<T, Refused>) -> Option<T> {
         let (held, limits) = (self.model.held(), self.scenario.limits);
         let over = |resource| {
-            let [held, work, limit] = [held, work, limits].map(|amounts| amount(resource, amounts));
-            held > 0 && work > 0 && held + work > limit
+            let [held, work, own, limit] = [held, work, own, limits].map(|amounts| amount(resource, amounts));
+            held > own && work > 0 && held + work > limit
         };
         let over =
             [Resource::Documents, Resource::Tokens, Resource::Bytes].into_iter().find(|&resource| over(resource));

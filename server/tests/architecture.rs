@@ -66,11 +66,14 @@ struct Confined {
     because: &'static str,
 }
 
+const WITH_TENSORS: &[&str] = &["sluice-inference", "sluice-benches"];
+
 const CONFINED: [Confined; 9] = [
     Confined { dependency: "tonic", to: ON_THE_WIRE, because: "decisions and models know no wire" },
     Confined { dependency: "prost", to: ON_THE_WIRE, because: "decisions and models know no wire" },
     Confined { dependency: "tokio", to: ASYNCHRONOUS, because: "decisions and models do not wait" },
-    Confined { dependency: "candle", to: &["sluice-inference"], because: "the engine sees a Backend, no tensors" },
+    // The benchmarks have candle's own BERT as a rival.
+    Confined { dependency: "candle", to: WITH_TENSORS, because: "the engine sees a Backend, no tensors" },
     Confined { dependency: "tokenizers", to: &["sluice-inference"], because: "tokens are made in one place" },
     Confined { dependency: "hf-hub", to: &["sluice-inference"], because: "models are fetched in one place" },
     Confined { dependency: "cudarc", to: &["sluice-kernels"], because: "one crate reaches the device" },
