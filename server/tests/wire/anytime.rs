@@ -264,16 +264,17 @@ async fn a_stream_ends_with_what_its_updates_said() {
 /// A stage that would be late is not begun: who has said that less will do gets the order before it, and at once.
 #[tokio::test]
 async fn a_stage_that_is_refused_leaves_the_order_before_it_to_who_takes_less() {
-    let script = "max_tokens = 256\nservice_time.per_token = \"10ms\"\n";
+    let script = "max_tokens = 256\nservice_time.per_token = \"2ms\"\n";
     let server = TestServer::scripted(script, |_| ()).await;
     // Until its predictions count.
     for word in ["blue", "car", "sea", "sand", "green", "red"] {
         rerank(&server, RerankRequest { method: Method::CrossEncoder.into(), ..request(QUESTION, &[word]) }).await;
     }
-    // 10 texts of some tokens in the first stage, and in the second with as many copies of a long query.
-    let long = format!("{QUESTION} {}", "of the sea ".repeat(10));
+    // A long query and 20 short texts: half a second in the first stage. In the second, with as many copies of the
+    // query, five.
+    let long = format!("{QUESTION} {}", "of the sea ".repeat(40));
     let stages = vec![stage(Method::LateInteraction, 0, None), stage(Method::CrossEncoder, 0, None)];
-    let texts = texts(10);
+    let texts = texts(20);
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     for (budget, in_part) in [(pairs(100), true), (None, false)] {
         let asked = RerankRequest { stages: stages.clone(), budget, ..request(&long, &texts) };
