@@ -1,6 +1,7 @@
 //! Files, a batch of documents at a time: what is read need not fit into memory.
 
 mod file;
+mod table;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
