@@ -66,6 +66,26 @@ fn an_interrupt_waits_for_what_was_sent_and_says_how_to_go_on() {
 }
 
 #[test]
+fn what_stands_before_what_cannot_be_read_is_written() {
+    let world = World::bare();
+    world.file("a.jsonl", lines(0..10));
+    let ran = world.index(&["--create", "--json", "a.jsonl", "nowhere.jsonl"]);
+    assert!(ran.code == 1 && ran.stderr.contains("nowhere.jsonl: No such file"), "{ran:?}");
+    assert_eq!((ran.json()["written"].clone(), world.count()), (json!(10), 10));
+}
+
+#[test]
+fn a_failure_is_one_whoever_reads_what_is_printed() {
+    let world = World::bare();
+    world.file("a.jsonl", lines(0..3) + "no object\n");
+    for (on_bad_line, code) in [("fail", 1), ("skip", 0)] {
+        let mut child = world.command(&["--create", "--on-bad-line", on_bad_line, "a.jsonl"]).spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{on_bad_line}");
+    }
+}
+
+#[test]
 fn a_server_that_refuses_is_asked_again() {
     let script = "max_tokens = 64\ndim = 8\nservice_time = { per_token = \"2ms\" }\n";
     let world = World::with_server(script, |config| config.admission.documents_max = 12);
