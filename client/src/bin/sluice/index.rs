@@ -10,6 +10,7 @@
 
 mod document;
 mod embedding;
+mod end;
 mod input;
 mod prepare;
 mod report;

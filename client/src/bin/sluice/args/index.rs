@@ -97,7 +97,7 @@ pub(crate) struct IndexArgs {
     /// Batches that are embedded at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub concurrency: u8,
-    /// Time for each batch at the server, and at the shard, retries included
+    /// Time for each batch at the server, and for reading and for writing it at the shard; calls and retries included
     #[arg(long, value_name = "D", default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub deadline_ms: u64,
     /// Print one JSON object

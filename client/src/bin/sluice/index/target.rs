@@ -67,7 +67,7 @@ pub(super) async fn open(args: &IndexArgs, server_default: &ServerDefault) -> Re
         on_bad_line: args.on_bad_line,
     };
     let (backfill, pending) = (args.backfill, RefCell::new(HashMap::new()));
-    let preparer = Preparer { shard, collection: name, schema, encoder, backfill, pending };
+    let preparer = Preparer { shard, collection: name, schema, encoder, backfill, deadline, pending };
     Ok(Target { reader, preparer, writer })
 }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use sluice_client::{
-    ClientOptions, Matrix,
+    ClientOptions, Matrix, StatusError,
     proto::retrieval::v1::{TextField, payload_value::Kind},
 };
 
@@ -33,6 +33,7 @@ fn preparer(dense: Option<&str>, tokens: Option<&str>, backfill: bool) -> Prepar
         encoder: Some(Encoder { client, dense, tokens })
             .filter(|encoder| encoder.dense.is_some() || encoder.tokens.is_some()),
         backfill,
+        deadline: Duration::from_secs(60),
         pending: RefCell::default(),
     }
 }
@@ -155,4 +156,20 @@ async fn the_last_of_two_counts_and_overtaken_ids_are_known() {
     preparer.leave(&second.prepared.ids);
     preparer.leave(&third.prepared.ids);
     assert!(preparer.pending.borrow().is_empty());
+}
+
+#[test]
+fn a_busy_shard_is_not_asked_for_less() {
+    let second = Some(Duration::from_secs(1));
+    let cases = [
+        (Code::ResourceExhausted, None, true),
+        (Code::ResourceExhausted, second, false),
+        (Code::OutOfRange, None, true),
+        (Code::Unavailable, second, false),
+    ];
+    for (code, retry_after, expected) in cases {
+        let (message, field_violations) = (String::new(), Vec::new());
+        let status = StatusError { code, message, field_violations, retry_after, reason: None, attempts: 1 };
+        assert_eq!(is_too_large(&ClientError::Status(Box::new(status))), expected, "{code:?} {retry_after:?}");
+    }
 }
