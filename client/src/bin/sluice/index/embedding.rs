@@ -42,14 +42,39 @@ pub(super) struct Maker {
 impl Maker {
     /// NAME@DIGEST.
     pub(super) fn signature(&self) -> PayloadValue {
-        PayloadValue { kind: Some(Kind::StringValue(format!("{}@{}", self.name, self.digest))) }
+        signature(&self.name, &self.digest)
     }
 
     /// Whether this is the signature of the same model, whatever its name was.
     pub(super) fn has_signed(&self, value: &PayloadValue) -> bool {
-        let Some(Kind::StringValue(text)) = &value.kind else { return false };
-        text.rsplit_once('@').is_some_and(|(_, digest)| digest == self.digest)
+        signed(value) == Some(&self.digest)
     }
+}
+
+impl Tokens {
+    /// NAME@DIGEST/NAMESPACE: what is kept in one namespace is not in another.
+    pub(super) fn signature(&self) -> PayloadValue {
+        signature(&self.maker.name, &self.digest_and_namespace())
+    }
+
+    /// Whether this is the signature of the same model in the same namespace.
+    pub(super) fn has_signed(&self, value: &PayloadValue) -> bool {
+        signed(value) == Some(&self.digest_and_namespace())
+    }
+
+    fn digest_and_namespace(&self) -> String {
+        format!("{}/{}", self.maker.digest, self.namespace)
+    }
+}
+
+fn signature(name: &str, signed: &str) -> PayloadValue {
+    PayloadValue { kind: Some(Kind::StringValue(format!("{name}@{signed}"))) }
+}
+
+/// What follows the name, which may have an `@` itself.
+fn signed(value: &PayloadValue) -> Option<&str> {
+    let Some(Kind::StringValue(text)) = &value.kind else { return None };
+    text.rsplit_once('@').map(|(_, signed)| signed)
 }
 
 impl From<Model> for Maker {
@@ -272,5 +297,10 @@ mod tests {
         assert!(!maker("org@mini", "c0ffe").has_signed(&mini.signature()));
         assert!(!mini.has_signed(&PayloadValue { kind: Some(Kind::StringValue("c0ffee".into())) }));
         assert!(!mini.has_signed(&PayloadValue { kind: Some(Kind::BooleanValue(true)) }));
+        let tokens = |namespace: &str| Tokens { namespace: namespace.into(), maker: mini.clone() };
+        let docs = tokens("docs");
+        assert_eq!(docs.signature().kind, Some(Kind::StringValue("org@mini@c0ffee/docs".into())));
+        assert!(docs.has_signed(&docs.signature()) && !tokens("other").has_signed(&docs.signature()));
+        assert!(!docs.has_signed(&mini.signature()) && !mini.has_signed(&docs.signature()));
     }
 }

@@ -16,7 +16,7 @@ use sluice_client::{
 
 use super::{
     document::{TOKENS_KEY, is_reserved, keyed_vector, vector_key},
-    embedding::{Encoder, Maker},
+    embedding::{Encoder, Maker, Tokens},
     end::End,
     input::{Batch, Fault, Place, Read},
     report::Tally,
@@ -33,6 +33,8 @@ pub(super) struct Preparer {
     pub encoder: Option<Encoder>,
     /// Only vectors are renewed, of documents that are there.
     pub backfill: bool,
+    /// What is there of the models that are asked for is made again too.
+    pub again: bool,
     /// For reading what the shard has of a batch, and again for what the server is to make of it.
     pub deadline: Duration,
     /// Ids that are being prepared or written, and how often: what the shard has of them is about to change.
@@ -208,12 +210,13 @@ impl Preparer {
         let mut kept = false;
         for (key, signature) in before.payload.iter().filter(|(key, _)| is_reserved(key)) {
             let Some(name) = keyed_vector(key) else {
-                if self.tokens().is_none_or(|maker| maker.has_signed(signature)) {
+                if self.tokens().is_none_or(|tokens| !self.again && tokens.has_signed(signature)) {
                     document.payload.insert(key.clone(), signature.clone());
                 }
                 continue;
             };
-            let current = self.dense().is_none_or(|(target, maker)| target != name || maker.has_signed(signature));
+            let is_current = |maker: &Maker| !self.again && maker.has_signed(signature);
+            let current = self.dense().is_none_or(|(target, maker)| target != name || is_current(maker));
             if let Some(vector) = before.vectors.get(name).filter(|_| current && !document.vectors.contains_key(name)) {
                 document.vectors.insert(name.to_owned(), vector.clone());
                 document.payload.insert(key.clone(), signature.clone());
@@ -230,10 +233,11 @@ impl Preparer {
         let embed = self.dense().is_some_and(|(name, maker)| {
             let signature = document.payload.get(&vector_key(name));
             // A vector without a signature came with its document.
-            !document.vectors.contains_key(name) || signature.is_some_and(|signature| !maker.has_signed(signature))
+            !document.vectors.contains_key(name)
+                || signature.is_some_and(|signature| self.again || !maker.has_signed(signature))
         });
-        let put = self.tokens().is_some_and(|maker| {
-            !document.payload.get(TOKENS_KEY).is_some_and(|signature| maker.has_signed(signature))
+        let put = self.tokens().is_some_and(|tokens| {
+            self.again || !document.payload.get(TOKENS_KEY).is_some_and(|signature| tokens.has_signed(signature))
         });
         if content.is_empty() || !embed && !put {
             tally.unchanged += 1;
@@ -274,7 +278,7 @@ impl Preparer {
     async fn put(&self, works: &mut [Work], prepared: &mut Prepared, end: End) -> anyhow::Result<HashSet<usize>> {
         let chosen: Vec<usize> = (0..works.len()).filter(|nth| works[*nth].put).collect();
         let mut failed = HashSet::new();
-        let (Some(encoder), Some(maker), false) = (&self.encoder, self.tokens(), chosen.is_empty()) else {
+        let (Some(encoder), Some(tokens), false) = (&self.encoder, self.tokens(), chosen.is_empty()) else {
             return Ok(failed);
         };
         let document = |nth: &usize| (works[*nth].document.id.clone(), works[*nth].content.clone());
@@ -282,7 +286,7 @@ impl Preparer {
         for (nth, put) in chosen.into_iter().zip(encoder.put(&documents, end).await?) {
             match put {
                 Ok(()) => {
-                    works[nth].sign(TOKENS_KEY.to_owned(), maker.signature());
+                    works[nth].sign(TOKENS_KEY.to_owned(), tokens.signature());
                     prepared.tally.tokens_stored += 1;
                 }
                 Err(reason) => {
@@ -305,9 +309,9 @@ impl Preparer {
         Some((name, maker))
     }
 
-    /// Who makes the token vectors that are wanted.
-    fn tokens(&self) -> Option<&Maker> {
-        Some(&self.encoder.as_ref()?.tokens.as_ref()?.maker)
+    /// The token vectors that are wanted.
+    fn tokens(&self) -> Option<&Tokens> {
+        self.encoder.as_ref()?.tokens.as_ref()
     }
 }
 
