@@ -107,6 +107,22 @@ fn what_has_changed_is_written_and_what_has_not_is_not_made_again() {
 }
 
 #[test]
+fn batches_with_nothing_to_write_may_stand_between_others() {
+    let world = World::bare();
+    world.file("a.jsonl", lines(0..20));
+    assert_eq!(world.indexed(&["--create", "a.jsonl"])["written"], json!(20));
+    // Of batches of four, the first and the third have something new; then the second and the last.
+    for (changed, concurrency) in [(["word1 ", "word9 "], "4"), (["word5 ", "word19 "], "1")] {
+        let text = changed.iter().fold(lines(0..20), |text, word| text.replace(word, "another "));
+        world.file("b.jsonl", text);
+        let found = world.indexed(&["--batch", "4", "--concurrency", concurrency, "b.jsonl"]);
+        let expected = if concurrency == "4" { (2, 18) } else { (4, 16) };
+        assert_eq!((&found["written"], &found["unchanged"]), (&json!(expected.0), &json!(expected.1)));
+    }
+    assert_eq!(world.count(), 20);
+}
+
+#[test]
 fn bad_lines_are_named_and_skipped_or_fatal() {
     let world = World::bare();
     let long = "x".repeat(481);

@@ -43,6 +43,34 @@ fn token_vectors_are_found_by_the_hash_of_a_hit() {
 }
 
 #[test]
+fn a_token_store_that_lacks_some_is_filled_again() {
+    let mut world = World::with_model(QUICK);
+    world.file("a.jsonl", lines(0..20));
+    world.indexed(&["--create", "--tokens", "a.jsonl"]);
+    let kept = |world: &World, namespace: &str| {
+        let stats = world.block_on(world.server().token_stats(namespace)).unwrap();
+        stats.collections.iter().map(|collection| collection.documents).sum::<u64>()
+    };
+    let counts = |found: serde_json::Value| {
+        ["unchanged", "written", "embedded", "tokens_stored"].map(|key| found[key].as_u64().unwrap())
+    };
+    // Another namespace has none of them.
+    assert_eq!(counts(world.indexed(&["--tokens", "--namespace", "other", "a.jsonl"])), [0, 20, 0, 20]);
+    assert_eq!(counts(world.indexed(&["--tokens", "--namespace", "other", "a.jsonl"])), [20, 0, 0, 0]);
+    assert_eq!((kept(&world, "docs"), kept(&world, "other")), (20, 20));
+    // A server with another store: nobody has told the shard.
+    let store = world.folder.path().join("elsewhere");
+    world.serve(QUICK, |config| config.token_store.dir = Some(store));
+    let arguments = ["--tokens", "--namespace", "other", "a.jsonl"];
+    assert_eq!((counts(world.indexed(&arguments)), kept(&world, "other")), ([20, 0, 0, 0], 0));
+    world.file("half.jsonl", lines(0..10));
+    let backfill = ["--again", "--backfill", "--tokens", "--namespace", "other", "half.jsonl"];
+    assert_eq!((counts(world.indexed(&backfill)), kept(&world, "other")), ([0, 10, 10, 10], 10));
+    assert_eq!(counts(world.indexed(&[&["--again"], &arguments[..]].concat())), [0, 20, 20, 20]);
+    assert_eq!((kept(&world, "other"), world.count()), (20, 20));
+}
+
+#[test]
 fn backfilling_renews_what_an_older_model_made_and_nothing_else() {
     let mut world = World::with_model(QUICK);
     world.file("a.jsonl", lines(0..30));
@@ -65,8 +93,9 @@ fn backfilling_renews_what_an_older_model_made_and_nothing_else() {
     for (id, stored) in &after {
         let (now, then) = (stored.document.as_ref().unwrap(), before[id].document.as_ref().unwrap());
         assert_eq!((&now.texts, stored.content_hash == before[id].content_hash), (&then.texts, true), "{id}");
-        for key in ["_vector_dense", "_tokens"] {
-            assert_eq!(string(now.payload.get(key)), Some(format!("mini@{digest}").as_str()), "{id} {key}");
+        for (key, namespace) in [("_vector_dense", ""), ("_tokens", "/docs")] {
+            let expected = format!("mini@{digest}{namespace}");
+            assert_eq!(string(now.payload.get(key)), Some(expected.as_str()), "{id} {key}");
             assert_ne!(now.payload.get(key), then.payload.get(key), "{id} {key}");
         }
     }

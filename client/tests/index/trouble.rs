@@ -41,10 +41,13 @@ fn goes_on(world: &World, before: u64) {
 
 #[test]
 fn what_was_killed_goes_on_where_it_was() {
-    let world = World::with_model(SLOW);
+    let mut world = World::with_model(SLOW);
     let child = begun(&world);
     signal(&child, "KILL");
     assert_eq!(Ran::of(child).code, -1);
+    // What the shard had read of the call it goes on to write; once it has ended, all of that is there.
+    world.stop_shard();
+    world.start_shard();
     goes_on(&world, world.count());
 }
 
@@ -60,6 +63,26 @@ fn an_interrupt_waits_for_what_was_sent_and_says_how_to_go_on() {
     assert_eq!(found["written"], json!(world.count()), "every write is counted");
     assert!(ran.stderr.contains("interrupted: what is written stays; the same command goes on"), "{}", ran.stderr);
     goes_on(&world, world.count());
+}
+
+#[test]
+fn what_stands_before_what_cannot_be_read_is_written() {
+    let world = World::bare();
+    world.file("a.jsonl", lines(0..10));
+    let ran = world.index(&["--create", "--json", "a.jsonl", "nowhere.jsonl"]);
+    assert!(ran.code == 1 && ran.stderr.contains("nowhere.jsonl: No such file"), "{ran:?}");
+    assert_eq!((ran.json()["written"].clone(), world.count()), (json!(10), 10));
+}
+
+#[test]
+fn a_failure_is_one_whoever_reads_what_is_printed() {
+    let world = World::bare();
+    world.file("a.jsonl", lines(0..3) + "no object\n");
+    for (on_bad_line, code) in [("fail", 1), ("skip", 0)] {
+        let mut child = world.command(&["--create", "--on-bad-line", on_bad_line, "a.jsonl"]).spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{on_bad_line}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 mod document;
 mod embedding;
+mod end;
 mod input;
 mod prepare;
 mod report;
@@ -180,11 +181,7 @@ impl Run {
             interrupted: matches!(ended, Err(Early::Interrupted)),
             seconds,
         };
-        if json {
-            print_json(&output)?;
-        } else {
-            print(&tally.summary(seconds))?;
-        }
+        let printed = if json { print_json(&output) } else { print(&tally.summary(seconds)) };
         let again = "what is written stays; the same command goes on from there";
         match ended {
             Err(Early::Interrupted) => Err(anyhow!("interrupted: {again}").into()),
@@ -195,7 +192,8 @@ impl Run {
             }
             Err(Early::Failed(error)) => Err(error.into()),
             Ok(()) if tally.documents == 0 => Err(anyhow!("there are no documents in it").into()),
-            Ok(()) => Ok(()),
+            // Only here does it matter whether somebody could read that: no pipe makes a failed run a good one.
+            Ok(()) => printed,
         }
     }
 }

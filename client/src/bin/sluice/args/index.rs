@@ -18,7 +18,8 @@ Files: JSONL, one object a line, or CSV with a header; `-` is standard input; gz
 
 With --encode, a server embeds every document that does not bring the vector itself; with --tokens, it also keeps
 the documents' token vectors under the collection's name, where they are found by the content hash that hits carry.
-Which model made them is kept in each document's payload, as NAME@DIGEST: `_vector_NAME` and `_tokens`.
+Which model made them is kept in each document's payload: `_vector_NAME` as NAME@DIGEST, and `_tokens` as
+NAME@DIGEST/NAMESPACE.
 
 Indexing again goes on where it was: a document that is there already, equal and with vectors of the same model, is
 not sent, and a vector whose text has not changed is not made again. So what was interrupted, by Ctrl-C or worse, is
@@ -27,6 +28,10 @@ started over with the same command. A document that the model cannot embed is wr
 --backfill changes nothing but vectors, and no documents but those that are there: it embeds the texts that the shard
 has of the ids in FILES, where the vector or the token vectors are missing or of another model. A vector that came
 with its document is left as it is. Nobody else should write those documents meanwhile.
+
+--again embeds documents and stores their token vectors, also where the shard says that it was done: it cannot know
+that a token store was wiped, or that --encode names another server with a store of its own. With --backfill, only of
+documents that are there. An interrupted run begins anew with it.
 
 A schema file (TOML, or JSON if its name ends so) has these keys; without `dim`, a vector has the model's:
   texts = [{ name = \"title\", boost = 2.0, language = \"english\" }, { name = \"text\" }]
@@ -85,6 +90,9 @@ pub(crate) struct IndexArgs {
     /// Only embed what has no vector, or one of another model
     #[arg(long, requires = "encode")]
     pub backfill: bool,
+    /// Embed, and store token vectors, whatever the shard has of them: for a token store that has lost some
+    #[arg(long, requires = "encode")]
+    pub again: bool,
     /// What a bad line does: nothing but be named, or end it after the documents before it
     #[arg(long, value_enum, default_value_t = BadLine::Skip)]
     pub on_bad_line: BadLine,
@@ -97,7 +105,7 @@ pub(crate) struct IndexArgs {
     /// Batches that are embedded at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub concurrency: u8,
-    /// Time for each batch at the server, and at the shard, retries included
+    /// Time for each batch at the server, and for reading and for writing it at the shard; calls and retries included
     #[arg(long, value_name = "D", default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub deadline_ms: u64,
     /// Print one JSON object

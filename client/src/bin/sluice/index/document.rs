@@ -12,7 +12,8 @@ use sluice_client::{
     },
 };
 
-/// Payload of documents whose token vectors are stored: which model made them, as NAME@DIGEST.
+/// Payload of documents whose token vectors are stored: which model made them, and in which namespace they are, as
+/// NAME@DIGEST/NAMESPACE.
 pub(super) const TOKENS_KEY: &str = "_tokens";
 /// Begins the name of the payload that says which model made a vector, as NAME@DIGEST; the vector's name follows.
 const VECTOR_KEY: &str = "_vector_";

@@ -1,12 +1,14 @@
 //! What a server makes of documents: vectors, and token vectors that it keeps.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use sluice_client::{
     Client, ClientError, Code, Embedding, EmbeddingKind, EncodeRequest, Model, PutTokens, content_hash,
     proto::retrieval::v1::{PayloadValue, payload_value::Kind},
 };
+
+use super::end::End;
 
 /// Documents that the server is given in one call. Several batches are under way at once: it has enough to fill its own,
 /// and a slow one is done with each call in time.
@@ -40,14 +42,39 @@ pub(super) struct Maker {
 impl Maker {
     /// NAME@DIGEST.
     pub(super) fn signature(&self) -> PayloadValue {
-        PayloadValue { kind: Some(Kind::StringValue(format!("{}@{}", self.name, self.digest))) }
+        signature(&self.name, &self.digest)
     }
 
     /// Whether this is the signature of the same model, whatever its name was.
     pub(super) fn has_signed(&self, value: &PayloadValue) -> bool {
-        let Some(Kind::StringValue(text)) = &value.kind else { return false };
-        text.rsplit_once('@').is_some_and(|(_, digest)| digest == self.digest)
+        signed(value) == Some(&self.digest)
     }
+}
+
+impl Tokens {
+    /// NAME@DIGEST/NAMESPACE: what is kept in one namespace is not in another.
+    pub(super) fn signature(&self) -> PayloadValue {
+        signature(&self.maker.name, &self.digest_and_namespace())
+    }
+
+    /// Whether this is the signature of the same model in the same namespace.
+    pub(super) fn has_signed(&self, value: &PayloadValue) -> bool {
+        signed(value) == Some(&self.digest_and_namespace())
+    }
+
+    fn digest_and_namespace(&self) -> String {
+        format!("{}/{}", self.maker.digest, self.namespace)
+    }
+}
+
+fn signature(name: &str, signed: &str) -> PayloadValue {
+    PayloadValue { kind: Some(Kind::StringValue(format!("{name}@{signed}"))) }
+}
+
+/// What follows the name, which may have an `@` itself.
+fn signed(value: &PayloadValue) -> Option<&str> {
+    let Some(Kind::StringValue(text)) = &value.kind else { return None };
+    text.rsplit_once('@').map(|(_, signed)| signed)
 }
 
 impl From<Model> for Maker {
@@ -57,17 +84,17 @@ impl From<Model> for Maker {
 }
 
 impl Encoder {
-    /// The vector of each text, or why it has none.
-    pub(super) async fn embed(&self, texts: &[String]) -> anyhow::Result<Vec<Result<Embedding, String>>> {
+    /// The vector of each text, or why it has none; all of them before `end`.
+    pub(super) async fn embed(&self, texts: &[String], end: End) -> anyhow::Result<Vec<Result<Embedding, String>>> {
         let (_, maker) = self.dense.as_ref().context("no vector is wanted")?;
-        in_parts(texts.len(), async |part| {
+        in_parts(texts.len(), end, async |part, time| {
             let request = EncodeRequest {
                 model: maker.name.clone(),
                 texts: texts[part].to_vec(),
                 kind: EmbeddingKind::Dense.into(),
                 ..EncodeRequest::default()
             };
-            let answer = self.client.encode(request).await?;
+            let answer = self.client.with_deadline(time).encode(request).await?;
             check_digest(maker, &answer.model_digest)?;
             let vectors = answer.results.into_iter().map(|result| result.embedding);
             vectors.collect::<Option<_>>().ok_or(ClientError::Protocol("a text without its embedding"))
@@ -76,13 +103,17 @@ impl Encoder {
         .context("embedding documents")
     }
 
-    /// Has the token vectors of these documents, each an id and a text, kept; or says why one is not.
-    pub(super) async fn put(&self, documents: &[(String, String)]) -> anyhow::Result<Vec<Result<(), String>>> {
+    /// Has the token vectors of these documents, each an id and a text, kept before `end`; or says why one is not.
+    pub(super) async fn put(
+        &self,
+        documents: &[(String, String)],
+        end: End,
+    ) -> anyhow::Result<Vec<Result<(), String>>> {
         let Tokens { namespace, maker } = self.tokens.as_ref().context("no token vectors are wanted")?;
-        in_parts(documents.len(), async |part| {
+        in_parts(documents.len(), end, async |part, time| {
             let documents = &documents[part];
             let request = PutTokens::new(namespace).model(&maker.name).documents(documents.iter().cloned());
-            let answer = self.client.put_tokens(request).await?;
+            let answer = self.client.with_deadline(time).put_tokens(request).await?;
             check_digest(maker, &answer.model_digest)?;
             let stored = answer.documents.iter().map(|stored| (&stored.id, stored.content_hash.clone()));
             if !stored.eq(documents.iter().map(|(id, text)| (id, content_hash(text).to_vec()))) {
@@ -104,21 +135,26 @@ fn check_digest(maker: &Maker, digest: &str) -> Result<(), ClientError> {
 }
 
 /// Calls with parts of all, and with halves of what is refused, down to single ones: one bad document costs itself alone.
+/// Each call is told the time that it has, which is what is left until `end`.
 async fn in_parts<T>(
     count: usize,
-    call: impl AsyncFn(Range<usize>) -> Result<Vec<T>, ClientError>,
+    end: End,
+    call: impl AsyncFn(Range<usize>, Duration) -> Result<Vec<T>, ClientError>,
 ) -> anyhow::Result<Vec<Result<T, String>>> {
     let mut answers = Vec::with_capacity(count);
     // The first part is the last here.
     let starts = (0..count).step_by(DOCUMENTS_PER_CALL_MAX).rev();
     let mut parts: Vec<_> = starts.map(|start| start..count.min(start + DOCUMENTS_PER_CALL_MAX)).collect();
     while let Some(part) = parts.pop() {
-        match call(part.clone()).await {
+        let time = end.time_for_a_call()?;
+        // What needs more than its time needs, of a half, more than half of it.
+        let halves_may_do = |error: &ClientError| is_about_documents(error) || is_late(error) && 2 * end.left() > time;
+        match call(part.clone(), time).await {
             Ok(found) => {
                 ensure!(found.len() == part.len(), "{} answers for {} documents", found.len(), part.len());
                 answers.extend(found.into_iter().map(Ok));
             }
-            Err(error) if part.len() > 1 && (is_about_documents(&error) || is_late(&error)) => {
+            Err(error) if part.len() > 1 && halves_may_do(&error) => {
                 let middle = part.start + part.len() / 2;
                 parts.extend([middle..part.end, part.start..middle]);
             }
@@ -157,9 +193,14 @@ fn is_late(error: &ClientError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use sluice_client::{FieldViolation, StatusError};
+    use tokio::time::{Instant, sleep};
 
     use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
 
     fn refused(code: Code, field: &str) -> ClientError {
         ClientError::Status(Box::new(StatusError {
@@ -174,13 +215,13 @@ mod tests {
 
     /// Doubles numbers, unless a bad one is among them.
     async fn doubled(count: usize, bad: &[usize], code: Code) -> Result<Vec<Option<usize>>, String> {
-        let call = async |part: Range<usize>| {
+        let call = async |part: Range<usize>, _| {
             if part.clone().any(|number| bad.contains(&number)) {
                 return Err(refused(code, "texts[0]"));
             }
             Ok(part.map(|number| 2 * number).collect())
         };
-        let answers = in_parts(count, call).await.map_err(|error| error.to_string())?;
+        let answers = in_parts(count, End::after(MINUTE), call).await.map_err(|error| error.to_string())?;
         Ok(answers.into_iter().map(Result::ok).collect())
     }
 
@@ -199,16 +240,53 @@ mod tests {
         assert!(!is_about_documents(&refused(Code::InvalidArgument, "model")));
     }
 
-    #[tokio::test]
+    /// A server that needs a second for a document and refuses what it cannot do in time; or answers nothing, if it is
+    /// deaf. What came of so many documents, how many each call had, and how many seconds it took.
+    async fn asked(count: usize, seconds: u64, deaf: bool) -> (Result<Vec<usize>, String>, Vec<usize>, u64) {
+        let calls = RefCell::new(Vec::new());
+        let call = async |part: Range<usize>, time: Duration| {
+            calls.borrow_mut().push(part.len());
+            let needed = Duration::from_secs(part.len() as u64);
+            if deaf {
+                sleep(time).await;
+            }
+            if deaf || needed > time {
+                return Err(refused(Code::DeadlineExceeded, ""));
+            }
+            sleep(needed).await;
+            Ok(part.collect())
+        };
+        let start = Instant::now();
+        let answers = in_parts(count, End::after(Duration::from_secs(seconds)), call).await;
+        let answers = answers.map_err(|error| error.to_string());
+        let found = answers.map(|answers| answers.into_iter().map(Result::unwrap).collect());
+        (found, calls.into_inner(), start.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_slow_server_gets_fewer_at_once() {
-        let calls = std::cell::RefCell::new(Vec::new());
-        let call = async |part: Range<usize>| {
+        let calls = RefCell::new(Vec::new());
+        let call = async |part: Range<usize>, _| {
             calls.borrow_mut().push(part.len());
             if part.len() > 10 { Err(refused(Code::DeadlineExceeded, "")) } else { Ok(part.collect()) }
         };
-        let answers: Vec<_> = in_parts(40, call).await.unwrap().into_iter().map(Result::unwrap).collect();
-        assert_eq!(answers, (0..40).collect::<Vec<_>>());
+        let answers = in_parts(40, End::after(MINUTE), call).await.unwrap();
+        assert_eq!(answers.into_iter().map(Result::unwrap).collect::<Vec<_>>(), (0..40).collect::<Vec<_>>());
         assert_eq!(calls.into_inner(), [32, 16, 8, 8, 16, 8, 8, 8]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_calls_of_a_batch_have_one_end() {
+        let (found, calls, seconds) = asked(40, 60, false).await;
+        assert_eq!((found.unwrap().len(), calls, seconds), (40, vec![32, 8], 40));
+        // The first half of it gets done.
+        let (found, calls, seconds) = asked(32, 20, false).await;
+        assert_eq!((calls, seconds), (vec![32, 16, 16, 8, 4], 20));
+        assert_eq!(found.unwrap_err(), "not done within 20s");
+        // Whoever says nothing is not asked again.
+        let (found, calls, seconds) = asked(40, 20, true).await;
+        assert_eq!((calls, seconds), (vec![32], 20));
+        assert!(found.unwrap_err().starts_with("DEADLINE_EXCEEDED"));
     }
 
     #[test]
@@ -219,5 +297,10 @@ mod tests {
         assert!(!maker("org@mini", "c0ffe").has_signed(&mini.signature()));
         assert!(!mini.has_signed(&PayloadValue { kind: Some(Kind::StringValue("c0ffee".into())) }));
         assert!(!mini.has_signed(&PayloadValue { kind: Some(Kind::BooleanValue(true)) }));
+        let tokens = |namespace: &str| Tokens { namespace: namespace.into(), maker: mini.clone() };
+        let docs = tokens("docs");
+        assert_eq!(docs.signature().kind, Some(Kind::StringValue("org@mini@c0ffee/docs".into())));
+        assert!(docs.has_signed(&docs.signature()) && !tokens("other").has_signed(&docs.signature()));
+        assert!(!docs.has_signed(&mini.signature()) && !mini.has_signed(&docs.signature()));
     }
 }

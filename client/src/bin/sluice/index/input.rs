@@ -1,6 +1,7 @@
 //! Files, a batch of documents at a time: what is read need not fit into memory.
 
 mod file;
+mod table;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -58,7 +59,7 @@ pub(super) struct Reader {
     pub on_bad_line: BadLine,
 }
 
-/// The batches of files, one after the other. It ends with the last file, or with an error.
+/// The batches of files, one after the other. It ends with the last file, or with an error, after what stands before it.
 pub(super) struct Batches {
     reader: Reader,
     /// Files that have been opened.
@@ -66,6 +67,8 @@ pub(super) struct Batches {
     current: Option<File>,
     /// Bytes of the files before the current one.
     before: u64,
+    /// Why no more can be read, to be said after the last batch.
+    failed: Option<anyhow::Error>,
     ended: bool,
 }
 
@@ -86,7 +89,7 @@ impl Reader {
     }
 
     pub(super) fn batches(self) -> Batches {
-        Batches { reader: self, opened: 0, current: None, before: 0, ended: false }
+        Batches { reader: self, opened: 0, current: None, before: 0, failed: None, ended: false }
     }
 }
 
@@ -119,16 +122,17 @@ impl Batches {
         }
     }
 
-    fn batch(&mut self) -> anyhow::Result<Option<Batch>> {
+    /// What can be read together; empty at the end, and where nothing more can be read.
+    fn batch(&mut self) -> Batch {
         let mut batch = Batch::default();
         let mut bytes = 0;
         while batch.documents.len() < self.reader.documents_max && bytes < BATCH_BYTES_MAX {
-            match self.read()? {
-                Some(Ok(read)) => {
+            match self.read() {
+                Ok(Some(Ok(read))) => {
                     bytes += read.document.encoded_len() + self.reader.vector_bytes;
                     batch.documents.push(read);
                 }
-                Some(Err(fault)) => {
+                Ok(Some(Err(fault))) => {
                     batch.faults.push(fault);
                     if self.reader.on_bad_line == BadLine::Fail {
                         self.ended = true;
@@ -139,14 +143,19 @@ impl Batches {
                         break;
                     }
                 }
-                None => {
+                Ok(None) => {
+                    self.ended = true;
+                    break;
+                }
+                Err(error) => {
+                    self.failed = Some(error);
                     self.ended = true;
                     break;
                 }
             }
         }
         batch.position = self.before + self.current.as_ref().map_or(0, File::position);
-        Ok(if batch.documents.is_empty() && batch.faults.is_empty() { None } else { Some(batch) })
+        batch
     }
 }
 
@@ -154,12 +163,13 @@ impl Iterator for Batches {
     type Item = anyhow::Result<Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
+        if !self.ended {
+            let batch = self.batch();
+            if !batch.documents.is_empty() || !batch.faults.is_empty() {
+                return Some(Ok(batch));
+            }
         }
-        let batch = self.batch();
-        self.ended |= batch.is_err();
-        batch.transpose()
+        self.failed.take().map(Err)
     }
 }
 
@@ -254,17 +264,23 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_an_error() {
         let folder = TempDir::new().unwrap();
+        let good = file(&folder, "good.jsonl", b"{\"id\":\"a\"}\n{\"id\":\"b\"}\n{\"id\":\"c\"}\n");
         let whole = zipped(&"{\"id\":\"a\"}\n".repeat(100));
         let cases = [
-            (folder.path().join("nowhere"), "nowhere"),
-            (file(&folder, "cut.gz", &whole[..whole.len() - 9]), "cut.gz: line"),
-            (file(&folder, "no-id.csv", b"name,text\na,x\n"), "no-id.csv: the header has no column `id`"),
-            (file(&folder, "twice.csv", b"id,text,text\na,x,y\n"), "twice.csv: the header has `text` twice"),
+            (folder.path().join("nowhere"), "nowhere", 0),
+            (file(&folder, "cut.gz", &whole[..whole.len() - 5]), "cut.gz: line 101", 100),
+            (file(&folder, "no-id.csv", b"name,text\na,x\n"), "no-id.csv: the header has no column `id`", 0),
+            (file(&folder, "twice.csv", b"id,text,text\na,x,y\n"), "twice.csv: the header has `text` twice", 0),
         ];
-        for (path, expected) in cases {
-            let found = read(vec![path], 1000, BadLine::Skip);
-            let error = found.last().unwrap().as_ref().unwrap_err();
-            assert!(error.contains(expected), "{error}");
+        for (path, expected, documents_before) in cases {
+            // What stands before it is read all the same, and it is said once.
+            for documents_max in [2, 3, 1000] {
+                let mut found = read(vec![good.clone(), path.clone()], documents_max, BadLine::Skip);
+                let error = found.pop().unwrap().unwrap_err();
+                assert!(error.contains(expected), "{error}");
+                let documents: usize = found.into_iter().map(|batch| batch.unwrap().0.len()).sum();
+                assert_eq!(documents, 3 + documents_before, "{expected}");
+            }
         }
     }
 }

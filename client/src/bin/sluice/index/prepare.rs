@@ -4,8 +4,10 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     rc::Rc,
+    time::Duration,
 };
 
+use anyhow::Context;
 use sluice_client::{
     Client, ClientError, Code, ContentHash, content_hash,
     proto::retrieval::v1::{Document, GetRequest, PayloadValue, Projection, Schema, StoredDocument, Vector, vector},
@@ -14,7 +16,8 @@ use sluice_client::{
 
 use super::{
     document::{TOKENS_KEY, is_reserved, keyed_vector, vector_key},
-    embedding::{Encoder, Maker},
+    embedding::{Encoder, Maker, Tokens},
+    end::End,
     input::{Batch, Fault, Place, Read},
     report::Tally,
 };
@@ -30,6 +33,10 @@ pub(super) struct Preparer {
     pub encoder: Option<Encoder>,
     /// Only vectors are renewed, of documents that are there.
     pub backfill: bool,
+    /// What is there of the models that are asked for is made again too.
+    pub again: bool,
+    /// For reading what the shard has of a batch, and again for what the server is to make of it.
+    pub deadline: Duration,
     /// Ids that are being prepared or written, and how often: what the shard has of them is about to change.
     pub pending: RefCell<HashMap<String, usize>>,
 }
@@ -131,8 +138,9 @@ impl Preparer {
                 works.extend(self.replacement(place, document, found, &mut prepared.tally));
             }
         }
-        let failed = self.embed(&mut works, &mut prepared).await?;
-        let not_put = self.put(&mut works, &mut prepared).await?;
+        let end = End::after(self.deadline);
+        let failed = self.embed(&mut works, &mut prepared, end).await?;
+        let not_put = self.put(&mut works, &mut prepared, end).await?;
         for (nth, work) in works.into_iter().enumerate() {
             // A renewal that has come to nothing would write what is there already.
             let idle = self.backfill && (!work.embed || failed.contains(&nth)) && (!work.put || not_put.contains(&nth));
@@ -149,6 +157,8 @@ impl Preparer {
 
     /// What the shard has of these ids.
     async fn stored(&self, ids: Vec<String>) -> anyhow::Result<HashMap<String, StoredDocument>> {
+        const WHAT: &str = "reading what is there already";
+        let end = End::after(self.deadline);
         let all = || vec!["*".to_owned()];
         let projection = Projection { texts: all(), payload: all(), vectors: all() };
         let mut found = HashMap::with_capacity(ids.len());
@@ -156,7 +166,8 @@ impl Preparer {
         while let Some(mut ids) = parts.pop() {
             let collection = self.collection.clone();
             let request = GetRequest { collection, ids: ids.clone(), projection: Some(projection.clone()) };
-            match self.shard.get_documents(request).await {
+            let time = end.time_for_a_call().context(WHAT)?;
+            match self.shard.with_deadline(time).get_documents(request).await {
                 Ok(answer) => {
                     let named = |stored: StoredDocument| Some((stored.document.as_ref()?.id.clone(), stored));
                     found.extend(answer.documents.into_iter().filter_map(named));
@@ -165,7 +176,7 @@ impl Preparer {
                     let second = ids.split_off(ids.len() / 2);
                     parts.extend([ids, second]);
                 }
-                Err(error) => return Err(anyhow::Error::new(error).context("reading what is there already")),
+                Err(error) => return Err(anyhow::Error::new(error).context(WHAT)),
             }
         }
         Ok(found)
@@ -199,12 +210,13 @@ impl Preparer {
         let mut kept = false;
         for (key, signature) in before.payload.iter().filter(|(key, _)| is_reserved(key)) {
             let Some(name) = keyed_vector(key) else {
-                if self.tokens().is_none_or(|maker| maker.has_signed(signature)) {
+                if self.tokens().is_none_or(|tokens| !self.again && tokens.has_signed(signature)) {
                     document.payload.insert(key.clone(), signature.clone());
                 }
                 continue;
             };
-            let current = self.dense().is_none_or(|(target, maker)| target != name || maker.has_signed(signature));
+            let is_current = |maker: &Maker| !self.again && maker.has_signed(signature);
+            let current = self.dense().is_none_or(|(target, maker)| target != name || is_current(maker));
             if let Some(vector) = before.vectors.get(name).filter(|_| current && !document.vectors.contains_key(name)) {
                 document.vectors.insert(name.to_owned(), vector.clone());
                 document.payload.insert(key.clone(), signature.clone());
@@ -221,10 +233,11 @@ impl Preparer {
         let embed = self.dense().is_some_and(|(name, maker)| {
             let signature = document.payload.get(&vector_key(name));
             // A vector without a signature came with its document.
-            !document.vectors.contains_key(name) || signature.is_some_and(|signature| !maker.has_signed(signature))
+            !document.vectors.contains_key(name)
+                || signature.is_some_and(|signature| self.again || !maker.has_signed(signature))
         });
-        let put = self.tokens().is_some_and(|maker| {
-            !document.payload.get(TOKENS_KEY).is_some_and(|signature| maker.has_signed(signature))
+        let put = self.tokens().is_some_and(|tokens| {
+            self.again || !document.payload.get(TOKENS_KEY).is_some_and(|signature| tokens.has_signed(signature))
         });
         if content.is_empty() || !embed && !put {
             tally.unchanged += 1;
@@ -234,14 +247,14 @@ impl Preparer {
     }
 
     /// Gives documents the vectors that they lack; positions of those that have got none.
-    async fn embed(&self, works: &mut [Work], prepared: &mut Prepared) -> anyhow::Result<HashSet<usize>> {
+    async fn embed(&self, works: &mut [Work], prepared: &mut Prepared, end: End) -> anyhow::Result<HashSet<usize>> {
         let chosen: Vec<usize> = (0..works.len()).filter(|nth| works[*nth].embed).collect();
         let mut failed = HashSet::new();
         let (Some(encoder), Some((name, maker)), false) = (&self.encoder, self.dense(), chosen.is_empty()) else {
             return Ok(failed);
         };
         let texts: Vec<String> = chosen.iter().map(|nth| works[*nth].content.clone()).collect();
-        for (nth, embedded) in chosen.into_iter().zip(encoder.embed(&texts).await?) {
+        for (nth, embedded) in chosen.into_iter().zip(encoder.embed(&texts, end).await?) {
             let work = &mut works[nth];
             match embedded {
                 Ok(embedding) => {
@@ -262,18 +275,18 @@ impl Preparer {
 
     /// Has the token vectors that documents lack kept; positions of those that have got none. It comes before they are
     /// written: what the shard says of a document's token vectors holds.
-    async fn put(&self, works: &mut [Work], prepared: &mut Prepared) -> anyhow::Result<HashSet<usize>> {
+    async fn put(&self, works: &mut [Work], prepared: &mut Prepared, end: End) -> anyhow::Result<HashSet<usize>> {
         let chosen: Vec<usize> = (0..works.len()).filter(|nth| works[*nth].put).collect();
         let mut failed = HashSet::new();
-        let (Some(encoder), Some(maker), false) = (&self.encoder, self.tokens(), chosen.is_empty()) else {
+        let (Some(encoder), Some(tokens), false) = (&self.encoder, self.tokens(), chosen.is_empty()) else {
             return Ok(failed);
         };
         let document = |nth: &usize| (works[*nth].document.id.clone(), works[*nth].content.clone());
         let documents: Vec<(String, String)> = chosen.iter().map(document).collect();
-        for (nth, put) in chosen.into_iter().zip(encoder.put(&documents).await?) {
+        for (nth, put) in chosen.into_iter().zip(encoder.put(&documents, end).await?) {
             match put {
                 Ok(()) => {
-                    works[nth].sign(TOKENS_KEY.to_owned(), maker.signature());
+                    works[nth].sign(TOKENS_KEY.to_owned(), tokens.signature());
                     prepared.tally.tokens_stored += 1;
                 }
                 Err(reason) => {
@@ -296,9 +309,9 @@ impl Preparer {
         Some((name, maker))
     }
 
-    /// Who makes the token vectors that are wanted.
-    fn tokens(&self) -> Option<&Maker> {
-        Some(&self.encoder.as_ref()?.tokens.as_ref()?.maker)
+    /// The token vectors that are wanted.
+    fn tokens(&self) -> Option<&Tokens> {
+        self.encoder.as_ref()?.tokens.as_ref()
     }
 }
 
@@ -318,9 +331,14 @@ fn is_same(document: &Document, mut before: Document) -> bool {
     *document == before
 }
 
-/// Whether fewer documents would fit into an answer.
+/// Whether fewer documents would fit into an answer. A shard that says when to come back is only busy.
 fn is_too_large(error: &ClientError) -> bool {
-    matches!(error.code(), Some(Code::OutOfRange | Code::ResourceExhausted))
+    let ClientError::Status(status) = error else { return false };
+    match status.code {
+        Code::OutOfRange => true,
+        Code::ResourceExhausted => status.retry_after.is_none(),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

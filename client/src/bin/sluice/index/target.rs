@@ -66,8 +66,8 @@ pub(super) async fn open(args: &IndexArgs, server_default: &ServerDefault) -> Re
         vector_bytes: vector_bytes(&schema),
         on_bad_line: args.on_bad_line,
     };
-    let (backfill, pending) = (args.backfill, RefCell::new(HashMap::new()));
-    let preparer = Preparer { shard, collection: name, schema, encoder, backfill, pending };
+    let (backfill, again, pending) = (args.backfill, args.again, RefCell::new(HashMap::new()));
+    let preparer = Preparer { shard, collection: name, schema, encoder, backfill, again, deadline, pending };
     Ok(Target { reader, preparer, writer })
 }
 

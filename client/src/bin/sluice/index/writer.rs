@@ -100,9 +100,9 @@ impl Writer {
             self.since = Instant::now();
         }
         self.batches += 1;
-        if let Some(call) = &self.call {
+        if let (Some(call), Some(request)) = (&self.call, request(&self.collection, self.batches, &prepared)) {
             // There is room for as many as wait. A call that has ended says so with its next answer.
-            let _ = call.sender.try_send(request(&self.collection, self.batches, &prepared));
+            let _ = call.sender.try_send(request);
         }
         self.waiting.push_back((self.batches, prepared));
     }
@@ -151,9 +151,9 @@ impl Writer {
     /// Calls, and sends everything that waits.
     async fn open(&self) -> Result<Call, ClientError> {
         let (sender, mut receiver) = mpsc::channel(AHEAD_MAX);
-        for (id, prepared) in &self.waiting {
+        for request in self.waiting.iter().filter_map(|(id, prepared)| request(&self.collection, *id, prepared)) {
             // There is room for as many as wait.
-            let _ = sender.try_send(request(&self.collection, *id, prepared));
+            let _ = sender.try_send(request);
         }
         let answers = self.client.upsert(stream::poll_fn(move |cx| receiver.poll_recv(cx))).await?;
         Ok(Call { sender, answers })
@@ -253,9 +253,10 @@ impl Writer {
     }
 }
 
-fn request(collection: &str, id: u64, prepared: &Prepared) -> UpsertRequest {
-    let documents = prepared.documents.iter().map(|ready| ready.document.clone()).collect();
-    UpsertRequest { collection: collection.to_owned(), batch_id: id, documents }
+/// What the shard is sent of a batch; nothing where nothing is to be written, for it would refuse that.
+fn request(collection: &str, id: u64, prepared: &Prepared) -> Option<UpsertRequest> {
+    let documents: Vec<_> = prepared.documents.iter().map(|ready| ready.document.clone()).collect();
+    (!documents.is_empty()).then(|| UpsertRequest { collection: collection.to_owned(), batch_id: id, documents })
 }
 
 /// Positions of the documents that a refusal names, each with its first fault.

@@ -11,12 +11,14 @@ use std::{
     },
 };
 
-use anyhow::{Context, bail};
 use flate2::bufread::MultiGzDecoder;
 use sluice_client::proto::retrieval::v1::Document;
 
-use super::super::document::{BadDocument, Reading};
-use crate::{args::index::Format, documents::INPUT_BYTES_MAX, lines::Lines, output::note};
+use super::{
+    super::document::{BadDocument, Reading},
+    table::Table,
+};
+use crate::{args::index::Format, lines::Lines, output::note};
 
 /// How a gzip file begins.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -39,12 +41,6 @@ pub(super) enum Next {
 enum Records {
     Lines(Lines<Box<dyn BufRead + Send>>),
     Table(Box<Table>),
-}
-
-struct Table {
-    header: csv::StringRecord,
-    reader: csv::Reader<Bounded>,
-    record: csv::ByteRecord,
 }
 
 impl File {
@@ -83,7 +79,7 @@ impl File {
     pub(super) fn place(&self) -> String {
         let line = match &self.records {
             Records::Lines(lines) => lines.number() as u64,
-            Records::Table(table) => table.reader.position().line(),
+            Records::Table(table) => table.line(),
         };
         format!("{}: line {line}", self.name)
     }
@@ -94,53 +90,15 @@ impl File {
                 let Some(line) = lines.next()? else { return Ok(Next::End) };
                 (reading.json(&line), lines.number() as u64)
             }
-            Records::Table(table) => match table.next(reading)? {
-                Some(next) => next,
-                None => return Ok(Next::End),
-            },
+            Records::Table(table) => {
+                let Some(parsed) = table.next(reading)? else { return Ok(Next::End) };
+                (parsed, table.line())
+            }
         };
         Ok(match parsed {
             Ok(document) => Next::Document(document, line),
             Err(reason) => Next::Bad(reason, line),
         })
-    }
-}
-
-impl Table {
-    fn open(reader: Box<dyn BufRead + Send>) -> anyhow::Result<Self> {
-        let mut reader = csv::Reader::from_reader(Bounded { reader, left: INPUT_BYTES_MAX });
-        let header = reader.headers().context("the header")?.clone();
-        if !header.iter().any(|name| name == "id") {
-            bail!("the header has no column `id`");
-        }
-        let twice =
-            header.iter().enumerate().find(|(nth, name)| header.iter().skip(nth + 1).any(|other| other == *name));
-        if let Some((_, name)) = twice {
-            bail!("the header has `{name}` twice");
-        }
-        Ok(Self { header, reader, record: csv::ByteRecord::new() })
-    }
-
-    fn next(&mut self, reading: &Reading) -> anyhow::Result<Option<(Result<Document, BadDocument>, u64)>> {
-        self.reader.get_mut().left = INPUT_BYTES_MAX;
-        let read = self.reader.read_byte_record(&mut self.record);
-        let line = self.record.position().map_or(0, csv::Position::line);
-        match read {
-            Ok(false) => Ok(None),
-            Ok(true) => {
-                let record = csv::StringRecord::from_byte_record(self.record.clone());
-                let record = record.map_err(|_| BadDocument::NotText);
-                Ok(Some((record.and_then(|record| reading.record(&self.header, &record)), line)))
-            }
-            Err(error) => match error.kind() {
-                csv::ErrorKind::UnequalLengths { expected_len, len, pos } => {
-                    let (expected, found) = (*expected_len, *len);
-                    let line = pos.as_ref().map_or(line, csv::Position::line);
-                    Ok(Some((Err(BadDocument::Cells { found, expected }), line)))
-                }
-                _ => Err(error.into()),
-            },
-        }
     }
 }
 
@@ -171,24 +129,6 @@ impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.source.read(buffer)?;
         self.count.0.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
-    }
-}
-
-/// Reads no more than a record may have: a quote that is never closed would take the rest of the file into memory.
-struct Bounded {
-    reader: Box<dyn BufRead + Send>,
-    left: u64,
-}
-
-impl Read for Bounded {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 {
-            let reason = format!("a record longer than {} MiB; is a quote not closed?", INPUT_BYTES_MAX >> 20);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
-        }
-        let read = self.reader.read(buffer)?;
-        self.left = self.left.saturating_sub(read as u64);
         Ok(read)
     }
 }

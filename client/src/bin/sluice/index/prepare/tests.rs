@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use sluice_client::{
-    ClientOptions, Matrix,
+    ClientOptions, Matrix, StatusError,
     proto::retrieval::v1::{TextField, payload_value::Kind},
 };
 
@@ -33,6 +33,8 @@ fn preparer(dense: Option<&str>, tokens: Option<&str>, backfill: bool) -> Prepar
         encoder: Some(Encoder { client, dense, tokens })
             .filter(|encoder| encoder.dense.is_some() || encoder.tokens.is_some()),
         backfill,
+        again: false,
+        deadline: Duration::from_secs(60),
         pending: RefCell::default(),
     }
 }
@@ -79,8 +81,8 @@ async fn what_is_there_is_neither_written_nor_made_again() {
         (preparer(None, None, false), preparer(Some("1"), None, false), preparer(Some("1"), Some("2"), false));
     let plain = || document("x", &[], &[]);
     let made = || document("x", &[("_vector_v", "mini@1")], &[("v", 1.0)]);
-    let whole = || document("x", &[("_vector_v", "mini@1"), ("_tokens", "mini@2")], &[("v", 1.0)]);
-    let old = || document("x", &[("_vector_v", "mini@0"), ("_tokens", "mini@0")], &[("v", 1.0)]);
+    let whole = || document("x", &[("_vector_v", "mini@1"), ("_tokens", "mini@2/c")], &[("v", 1.0)]);
+    let old = || document("x", &[("_vector_v", "mini@0"), ("_tokens", "mini@0/c")], &[("v", 1.0)]);
     let coloured = || document("x", &[("colour", "red")], &[]);
     // Nothing is there.
     check(&bare, plain(), None, Some((false, false, &[])));
@@ -94,12 +96,20 @@ async fn what_is_there_is_neither_written_nor_made_again() {
     check(&dense, plain(), Some(made()), None);
     check(&dense, plain(), Some(whole()), None);
     check(&both, plain(), Some(whole()), None);
-    check(&both, document("x", &[], &[("v", 2.0)]), Some(document("x", &[("_tokens", "mini@2")], &[("v", 2.0)])), None);
+    check(
+        &both,
+        document("x", &[], &[("v", 2.0)]),
+        Some(document("x", &[("_tokens", "mini@2/c")], &[("v", 2.0)])),
+        None,
+    );
     // Something is missing, or of another model.
     check(&dense, plain(), Some(plain()), Some((true, false, &[])));
     check(&both, plain(), Some(made()), Some((false, true, &["_vector_v"])));
     check(&both, plain(), Some(old()), Some((true, true, &[])));
     check(&dense, plain(), Some(old()), Some((true, false, &["_tokens"])));
+    let elsewhere = || document("x", &[("_vector_v", "mini@1"), ("_tokens", "mini@2/d")], &[("v", 1.0)]);
+    check(&both, plain(), Some(elsewhere()), Some((false, true, &["_vector_v"])));
+    check(&dense, plain(), Some(elsewhere()), None);
     // A vector without a signature is its line's: where the line has none, the model makes it.
     check(&dense, plain(), Some(document("x", &[], &[("v", 1.0)])), Some((true, false, &[])));
     // Its payload has changed.
@@ -114,6 +124,25 @@ async fn what_is_there_is_neither_written_nor_made_again() {
 }
 
 #[tokio::test]
+async fn again_makes_anew_what_is_asked_for() {
+    let again = |tokens, backfill| Preparer { again: true, ..preparer(Some("1"), tokens, backfill) };
+    let (dense, both) = (again(None, false), again(Some("2"), false));
+    let payload = [("_vector_v", "mini@1"), ("_vector_w", "mini@3"), ("_tokens", "mini@2/c")];
+    let whole = || document("x", &payload, &[("v", 1.0), ("w", 1.0)]);
+    // What others made stays.
+    check(&both, document("x", &[], &[]), Some(whole()), Some((true, true, &["_vector_w"])));
+    check(&dense, document("x", &[], &[]), Some(whole()), Some((true, false, &["_tokens", "_vector_w"])));
+    // The line's own vector is its own.
+    let own = || document("x", &[], &[("v", 2.0)]);
+    check(&dense, own(), Some(own()), None);
+    for (preparer, expected) in [(again(None, true), (true, false)), (again(Some("2"), true), (true, true))] {
+        let work = preparer.renewal(place(), stored(whole()), &mut Tally::default()).unwrap();
+        assert_eq!((work.embed, work.put), expected);
+    }
+    assert_eq!(again(None, true).renewal(place(), stored(own()), &mut Tally::default()), None);
+}
+
+#[tokio::test]
 async fn backfilling_renews_what_models_made() {
     let (dense, both) = (preparer(Some("1"), None, true), preparer(Some("1"), Some("2"), true));
     let cases = [
@@ -124,8 +153,8 @@ async fn backfilling_renews_what_models_made() {
         (&dense, document("x", &[], &[("v", 1.0)]), None),
         (&dense, document("", &[], &[]), None),
         (&both, document("x", &[], &[("v", 1.0)]), Some((false, true))),
-        (&both, document("x", &[("_tokens", "mini@1")], &[]), Some((true, true))),
-        (&both, document("x", &[("_tokens", "mini@2")], &[("v", 1.0)]), None),
+        (&both, document("x", &[("_tokens", "mini@1/c")], &[]), Some((true, true))),
+        (&both, document("x", &[("_tokens", "mini@2/c")], &[("v", 1.0)]), None),
     ];
     for (preparer, before, expected) in cases {
         let mut tally = Tally::default();
@@ -155,4 +184,20 @@ async fn the_last_of_two_counts_and_overtaken_ids_are_known() {
     preparer.leave(&second.prepared.ids);
     preparer.leave(&third.prepared.ids);
     assert!(preparer.pending.borrow().is_empty());
+}
+
+#[test]
+fn a_busy_shard_is_not_asked_for_less() {
+    let second = Some(Duration::from_secs(1));
+    let cases = [
+        (Code::ResourceExhausted, None, true),
+        (Code::ResourceExhausted, second, false),
+        (Code::OutOfRange, None, true),
+        (Code::Unavailable, second, false),
+    ];
+    for (code, retry_after, expected) in cases {
+        let (message, field_violations) = (String::new(), Vec::new());
+        let status = StatusError { code, message, field_violations, retry_after, reason: None, attempts: 1 };
+        assert_eq!(is_too_large(&ClientError::Status(Box::new(status))), expected, "{code:?} {retry_after:?}");
+    }
 }
