@@ -48,6 +48,8 @@ pub struct Contents {
     pub calls: BTreeMap<&'static str, usize>,
     /// Queries of the batches, in order.
     pub queries: Vec<usize>,
+    /// How hard each query looks, in order.
+    pub params: Vec<Option<wire::SearchParams>>,
     /// Keys that calls brought.
     pub key: Option<String>,
     pub faults: Faults,

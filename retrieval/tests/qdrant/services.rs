@@ -109,6 +109,7 @@ impl Points for Service {
         let (mut delay, faults) = {
             let mut contents = self.called("query_batch", &request);
             contents.queries.push(request.get_ref().query_points.len());
+            contents.params.extend(request.get_ref().query_points.iter().map(|query| query.params.clone()));
             (contents.faults.delay, contents.faults.clone())
         };
         for query in &request.get_ref().query_points {
