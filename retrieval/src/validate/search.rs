@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Legs of a search.
-const LEGS_MAX: usize = 8;
+pub(crate) const LEGS_MAX: usize = 8;
 /// Bytes of a leg's name.
 const LEG_NAME_BYTES_MAX: usize = 128;
 /// Candidates of a leg where none are asked for.
