@@ -114,9 +114,10 @@ impl Catalogue {
         done("creating a collection", answer("creating a collection", until, creating).await?.result)?;
         self.forget();
         let made = async {
-            for field in &schema.payload {
+            let versions = (name::VERSION.to_owned(), FieldType::Integer);
+            for field in schema.payload.iter().map(|field| indexed(&field.name, field.kind)).chain([versions]) {
                 let (until, mut points) = (self.link.until(), self.link.points());
-                let index = points.create_field_index(request(index(name, &field.name, field.kind), until));
+                let index = points.create_field_index(request(index(name, field), until));
                 answer("indexing a payload field", until, index).await?;
             }
             match self.own(name).await? {
@@ -235,15 +236,19 @@ impl Catalogue {
     }
 }
 
-fn index(collection: &str, field: &str, kind: PayloadKind) -> CreateFieldIndexCollection {
-    let (key, kind) = match kind {
+/// Where the values of a payload field stand, and how they are compared.
+fn indexed(field: &str, kind: PayloadKind) -> (String, FieldType) {
+    match kind {
         PayloadKind::Keyword => (name::payload_key(field), FieldType::Keyword),
         PayloadKind::Integer => (name::payload_key(field), FieldType::Integer),
         PayloadKind::Float => (name::payload_key(field), FieldType::Float),
         PayloadKind::Boolean => (name::payload_key(field), FieldType::Bool),
         PayloadKind::Datetime => (name::payload_key(field), FieldType::Datetime),
         PayloadKind::Text => (name::words_key(field), FieldType::Keyword),
-    };
+    }
+}
+
+fn index(collection: &str, (key, kind): (String, FieldType)) -> CreateFieldIndexCollection {
     CreateFieldIndexCollection {
         collection_name: collection.to_owned(),
         wait: Some(true),

@@ -183,6 +183,26 @@ impl Kept {
         }
     }
 
+    /// Those of points that are new, or that stand for one of which a filter is true.
+    pub fn replaceable(
+        &self,
+        points: Vec<PointStruct>,
+        filter: Option<&wire::Filter>,
+    ) -> Result<Vec<PointStruct>, Status> {
+        let replaceable = self.matching(filter)?;
+        let stays = |point: &PointStruct| -> Result<bool, Status> {
+            Ok(self.numbers.get(&uuid(point.id.as_ref())?).is_some_and(|number| !replaceable.contains(*number)))
+        };
+        points
+            .into_iter()
+            .filter_map(|point| match stays(&point) {
+                Ok(true) => None,
+                Ok(false) => Some(Ok(point)),
+                Err(status) => Some(Err(status)),
+            })
+            .collect()
+    }
+
     /// All of them or none.
     pub fn upsert(&mut self, points: Vec<PointStruct>) -> Result<(), Status> {
         for point in &points {

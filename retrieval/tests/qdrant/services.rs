@@ -46,7 +46,9 @@ impl Points for Service {
     async fn upsert(&self, request: Request<wire::UpsertPoints>) -> Answered<wire::PointsOperationResponse> {
         let mut contents = self.called("upsert", &request);
         let request = request.into_inner();
-        contents.kept(&request.collection_name)?.upsert(request.points)?;
+        let kept = contents.kept(&request.collection_name)?;
+        let points = kept.replaceable(request.points, request.update_filter.as_ref())?;
+        kept.upsert(points)?;
         done(request.wait)
     }
 
