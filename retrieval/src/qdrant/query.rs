@@ -19,16 +19,13 @@ use crate::{
     document::SparseVector,
     filter::Filter,
     identity::Lsn,
-    payload::{PayloadKind, Scalar},
+    payload::{FACET_VALUES_MAX, PayloadKind, Scalar},
     search::{
         Answer, Cluster, ClusterHit, Facet, FacetJob, Lacking, LegJob, LegQuery, Projection, ReadDocument, SearchJob,
         SourceError,
     },
     vector_index::Effort,
 };
-
-/// Values of a field that are counted: all of them, to say how many there are.
-const FACET_VALUES_MAX: usize = 16_384;
 
 impl QdrantCollection {
     /// What a leg is to the cluster; `None` if it can find nothing.
@@ -109,8 +106,7 @@ impl QdrantCollection {
         let mut client = link.points();
         let counted = answer("counting values", until, client.facet(request(counts, until))).await?;
         if counted.hits.len() > FACET_VALUES_MAX {
-            let what = format!("counts of a field with more than {FACET_VALUES_MAX} values, as {}", facet.field);
-            return Err(Lacking::new("facets", what).into());
+            return Err(Lacking::facet(&facet.field).into());
         }
         let mut values: Vec<(Scalar, u64)> = counted.hits.into_iter().filter_map(facet_value).collect();
         // Most frequent first, equal counts by ascending value, as with us; a cluster promises no order of the latter.
