@@ -22,7 +22,7 @@ use sluice_retrieval::{
     sparse::{SparseIndex, Weighting},
     vector_index::{Change, Hit, Never, VectorIndex},
 };
-use tokio::{net::TcpListener, runtime::Runtime};
+use tokio::{net::TcpListener, runtime::Runtime, sync::Notify};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Status, transport::Server};
 
@@ -37,6 +37,10 @@ pub struct Faults {
     pub failing: Option<String>,
     /// Queries of this vector take that long, and with them the call that they are in.
     pub slow: Option<(String, Duration)>,
+    /// Collections are created, but nobody is told so.
+    pub silent_creation: bool,
+    /// The next list of aliases is made, and sent when this says so.
+    pub held_aliases: Option<Arc<Notify>>,
 }
 
 /// What a cluster has.
