@@ -29,6 +29,8 @@ pub use self::{
     normalize::Normalization,
 };
 
+/// What a list may weigh at most: with scores of f32 no sum of weighted ones leaves f64 then.
+pub const WEIGHT_MAX: f64 = 1e6;
 /// The k of RRF where none is given.
 pub const RRF_K: f64 = 60.0;
 
@@ -76,7 +78,7 @@ impl<Id: Ord> RankedList<Id> {
         Self { hits, weight: 1.0, floor }
     }
 
-    /// The same list with another weight, finite and not negative.
+    /// The same list with another weight, not negative and at most [`WEIGHT_MAX`]: then no fused score is NaN or infinite.
     #[must_use]
     pub fn with_weight(self, weight: f64) -> Self {
         Self { weight, ..self }
@@ -179,10 +181,9 @@ fn reciprocal(k: f64, rank: usize) -> f64 {
     1.0 / (k + rank as f64)
 }
 
-/// Larger first. Neither is NaN.
+/// Larger first, NaN last: an order whatever comes. -0 and 0 are one score, so this is not `total_cmp`.
 fn descending(a: f64, b: f64) -> Ordering {
-    // -0 and 0 are one score.
-    b.partial_cmp(&a).unwrap_or(Ordering::Equal)
+    b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl App {
         self.on_disk(until, move |store| store.find(&name)).await
     }
 
-    /// Does what may wait for the disk.
+    /// Does what may wait for the disk. Work that has begun goes on where this answers `DEADLINE_EXCEEDED`.
     async fn on_disk<T: Send + 'static>(
         &self,
         until: Instant,
@@ -111,12 +111,16 @@ impl App {
     ) -> Result<T, Refusal> {
         let store = Arc::clone(self.store()?);
         let done = self.0.writers.run(until, move || work(&*store)).await;
-        done.map_err(|error| match error {
-            PoolError::Overloaded => overloaded("writes"),
-            PoolError::TimedOut => Refusal::DeadlineExceeded { phase: "disk" },
-            PoolError::Panicked => Refusal::Internal,
-        })?
-        .map_err(refusal)
+        done.map_err(not_done)?.map_err(refusal)
+    }
+}
+
+/// What a caller is told where the writers' threads did not do it.
+fn not_done(error: PoolError) -> Refusal {
+    match error {
+        PoolError::Overloaded => overloaded("writes"),
+        PoolError::TimedOut => Refusal::DeadlineExceeded { phase: "disk" },
+        PoolError::Panicked => Refusal::Internal,
     }
 }
 
@@ -193,5 +197,24 @@ fn all_failed(legs: &[LegReport]) -> Refusal {
     } else {
         let message = "none of the search's legs could answer";
         Refusal::Unavailable { reason: "ALL_LEGS_FAILED", message, retry_after: Some(RETRY_AFTER) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::*;
+
+    #[test]
+    fn callers_can_tell_late_work_from_work_that_was_not_begun() {
+        let cases = [
+            (PoolError::Overloaded, Code::ResourceExhausted),
+            (PoolError::TimedOut, Code::DeadlineExceeded),
+            (PoolError::Panicked, Code::Internal),
+        ];
+        for (error, code) in cases {
+            assert_eq!(Status::from(not_done(error)).code(), code, "{error:?}");
+        }
     }
 }

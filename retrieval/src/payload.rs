@@ -4,6 +4,9 @@ use std::{borrow::Cow, cmp::Ordering, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 
+/// Different values of a field that are counted, all of them, to say how many there are: what a facet may hold in memory.
+pub const FACET_VALUES_MAX: usize = 16_384;
+
 /// Values by field name. A field that is not there has no values.
 pub type Payload = BTreeMap<String, PayloadValue>;
 

@@ -157,7 +157,7 @@ impl Searcher {
         };
         let hits = self.pool.run(deadline, {
             let (view, job, list) = (Arc::clone(&view), Arc::clone(&job), Arc::clone(&list));
-            move || answer::page(&*source, &view, &job, &list, from)
+            move || answer::page((&*source, &view), &job, &list, from, deadline)
         });
         let hits = hits.await??;
         let next_cursor = list.cursor_behind(&job, from);
@@ -207,7 +207,8 @@ impl Searcher {
             let among = job.filter.as_ref().map(|filter| snapshot.matching(filter)).transpose()?;
             let all = || among.as_ref().map_or_else(|| snapshot.documents(), RoaringBitmap::len);
             let count = job.count.then(all);
-            let facets = job.facets.iter().map(|facet| snapshot.facet(facet, among.as_ref()));
+            let stop = || Instant::now() >= deadline;
+            let facets = job.facets.iter().map(|facet| snapshot.facet(facet, among.as_ref(), &stop));
             let facets = facets.collect::<Result<_, _>>()?;
             Ok(View { snapshot, among: among.map(Arc::new), count, facets })
         });

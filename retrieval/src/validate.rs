@@ -11,7 +11,7 @@ mod vector;
 
 use sluice_service::status::{FieldFault, Refusal};
 
-pub(crate) use self::collection::LANGUAGES;
+pub(crate) use self::{collection::LANGUAGES, search::LEGS_MAX};
 pub use self::{
     collection::{alias, create_collection, existing, restore, snapshot},
     document::{Deletion, batch, deletion, ids, projection},

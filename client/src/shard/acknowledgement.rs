@@ -18,7 +18,8 @@ use crate::{ClientError, StatusError, call::Deadline, client::Connection};
 pub struct Acknowledgement {
     /// The batch's id.
     pub batch_id: u64,
-    /// It is on disk, or why nothing of it was written.
+    /// It is on disk, or why it is not acknowledged. With `DeadlineExceeded`, `Unavailable` or `Internal` it may have been
+    /// written, or be written later: sending it again does no harm.
     pub outcome: Result<BatchWritten, StatusError>,
 }
 

@@ -95,6 +95,45 @@ fn edges() {
 }
 
 #[test]
+fn the_largest_weights_give_finite_scores() {
+    let lists = |weight| {
+        let high = RankedList::new([("a", f32::MAX), ("b", 1.0)], Some(0.0)).with_weight(weight);
+        let low = RankedList::new([("a", f32::MIN), ("c", 0.0)], None).with_weight(weight);
+        [high, low]
+    };
+    for normalization in [Normalization::MinMax, Normalization::TheoreticalMin, Normalization::None] {
+        for method in [
+            Method::CombSum(normalization),
+            Method::CombMnz(normalization),
+            Method::Convex(normalization),
+            Method::Dbsf,
+        ] {
+            let fused = fuse(&lists(WEIGHT_MAX * FACTOR_MAX), method);
+            assert!(fused.iter().all(|hit| hit.score.is_finite()), "{method:?}: {fused:?}");
+        }
+    }
+    // Beyond what a caller may ask for there is an order still.
+    let fused = fuse(&lists(1e308), Method::CombSum(Normalization::None));
+    let order: Vec<_> = fused.iter().map(|hit| (hit.id, hit.score.is_nan())).collect();
+    assert_eq!(order, [("b", false), ("c", false), ("a", true)]);
+}
+
+#[test]
+fn the_order_of_scores_is_total() {
+    let scores = [f64::NAN, -f64::NAN, f64::INFINITY, 1.0, 0.0, -0.0, f64::NEG_INFINITY];
+    for a in scores {
+        for b in scores {
+            assert_eq!(descending(a, b), descending(b, a).reverse(), "{a} {b}");
+            for c in scores {
+                let ascends = |a, b| descending(a, b).is_le();
+                assert!(!(ascends(a, b) && ascends(b, c)) || ascends(a, c), "{a} {b} {c}");
+            }
+        }
+    }
+    assert_eq!(descending(0.0, -0.0), Ordering::Equal);
+}
+
+#[test]
 fn every_leg_keeps_its_rank_and_score() {
     let fused = fuse(&[list(WORDS), list(DENSE)], Method::CombMnz(Normalization::MinMax));
     let place = |leg, rank, score, contribution| LegPlace { leg, rank, score, contribution };

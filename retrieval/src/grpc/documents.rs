@@ -105,7 +105,7 @@ impl App {
             let content_hashes = documents.iter().map(|document| content.hash(document).0.to_vec()).collect();
             Ok(CheckedBatch { collection, documents, content_hashes })
         });
-        checking.await.map_err(|_| super::overloaded("writes"))?
+        checking.await.map_err(super::not_done)?
     }
 
     async fn write_batch(

@@ -17,6 +17,10 @@ use crate::{
 
 type Update = Result<messages::SearchStreamResponse, Status>;
 
+/// Messages of a stream that nobody has read: all that it can have, each leg's and the last. So no search waits for a slow
+/// reader, with places of the pool in its hands.
+const UPDATES_MAX: usize = validate::LEGS_MAX + 1;
+
 impl App {
     pub(super) async fn search_once(
         &self,
@@ -57,7 +61,7 @@ impl App {
 
     /// Each leg's list as it comes, then the answer.
     pub(super) fn search_updates(&self, mut call: Call, request: messages::SearchRequest) -> mpsc::Receiver<Update> {
-        let (updates, stream) = mpsc::channel(1);
+        let (updates, stream) = mpsc::channel(UPDATES_MAX);
         let app = self.clone();
         tokio::spawn(async move {
             let work = call.within(app.stream_search(request, (call.arrival, call.deadline), &updates));

@@ -15,7 +15,10 @@ use super::{
     collect::View,
     layout::{Fields, LexicalField},
 };
-use crate::{identity::DocId, vector_index::IndexError};
+use crate::{
+    identity::DocId,
+    vector_index::{IndexError, Stop},
+};
 
 /// BM25's constants, as tantivy has them.
 const K1: f32 = 1.2;
@@ -49,14 +52,17 @@ pub struct TermScore {
 /// Of each document, the words that it has, most telling first; none of one that is not there.
 pub(crate) fn breakdown(
     view: &View<'_>,
-    fields: &Fields,
-    weights: &[(Term, f32)],
+    (fields, weights): (&Fields, &[(Term, f32)]),
     documents: &[DocId],
+    stop: &dyn Stop,
 ) -> Result<Vec<Vec<TermScore>>, IndexError> {
     let asked: RoaringBitmap = documents.iter().map(|number| number.0).collect();
     let mut scores = vec![Vec::new(); documents.len()];
     let failed = |cause| IndexError::storage("explaining words")(cause);
     for (term, boost) in weights {
+        if stop.stop() {
+            return Err(IndexError::Stopped);
+        }
         let field = fields.texts.iter().chain(&fields.groups).find(|field| field.field == term.field());
         let Some(field) = field else { continue };
         let statistics = Statistics::of(view.searcher, term).map_err(failed)?;

@@ -17,6 +17,7 @@ use super::{
     analysis, breakdown,
     breakdown::TermScore,
     collect::{self, Wanted},
+    expand::Dictionary,
     layout::Fields,
     numbers::AllNumbers,
     plan::Plan,
@@ -253,7 +254,7 @@ impl LexicalIndex {
         choose: impl FnOnce(u64, u64) -> Plan,
     ) -> Result<Vec<Hit>, IndexError> {
         let view = self.view();
-        let asked = Asked::new(query, &self.fields, &view.searcher)?;
+        let asked = Asked::new(query, &self.fields, &Dictionary { searcher: &view.searcher, stop })?;
         let plan = among.map_or(Plan::Checked, |among| choose(among.len(), asked.postings));
         let view = collect::View { searcher: &view.searcher, numbers: &view.numbers };
         if asked.pairs.is_empty() {
@@ -268,23 +269,30 @@ impl LexicalIndex {
     /// proximity contribute besides.
     ///
     /// # Errors
-    /// [`IndexError::TextField`], [`IndexError::Storage`].
-    pub fn breakdown(&self, query: &LexicalQuery, documents: &[DocId]) -> Result<Vec<Vec<TermScore>>, IndexError> {
+    /// [`IndexError::Stopped`] if `stop` said so, [`IndexError::TextField`], [`IndexError::Storage`].
+    pub fn breakdown(
+        &self,
+        query: &LexicalQuery,
+        documents: &[DocId],
+        stop: &dyn Stop,
+    ) -> Result<Vec<Vec<TermScore>>, IndexError> {
         let view = self.view();
-        let weights = query::weights(query, &self.fields, &view.searcher)?;
+        let dictionary = Dictionary { searcher: &view.searcher, stop };
+        let weights = query::weights(query, &self.fields, &dictionary)?;
         let view = collect::View { searcher: &view.searcher, numbers: &view.numbers };
-        breakdown::breakdown(&view, &self.fields, &weights, documents)
+        breakdown::breakdown(&view, (&self.fields, &weights), documents, stop)
     }
 
     /// Why each of these texts is found: per text, the best part of each field that has a word of the query.
     ///
     /// # Errors
-    /// [`IndexError::TextField`], [`IndexError::Storage`].
+    /// [`IndexError::Stopped`] if `stop` said so, [`IndexError::TextField`], [`IndexError::Storage`].
     pub fn snippets(
         &self,
         query: &LexicalQuery,
         texts: &[&Texts],
         options: SnippetOptions,
+        stop: &dyn Stop,
     ) -> Result<Vec<Vec<Snippet>>, IndexError> {
         let view = self.view();
         let mut query = query.clone();
@@ -292,8 +300,9 @@ impl LexicalIndex {
             // Its words are wanted of each field, and none of all together.
             query.fields = self.fields.texts.iter().map(|field| (field.name.clone(), field.boost)).collect();
         }
-        let asked = Asked::new(&query, &self.fields, &view.searcher)?;
-        snippet::snippets(&view.searcher, &self.fields, asked.query.as_ref(), texts, options)
+        let dictionary = Dictionary { searcher: &view.searcher, stop };
+        let asked = Asked::new(&query, &self.fields, &dictionary)?;
+        snippet::snippets(&dictionary, &self.fields, asked.query.as_ref(), texts, options)
     }
 
     /// In how many documents each word of a text stands, in the field that has it most often, and how many documents there

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use tantivy::{
-    Searcher, Term,
+    Term,
     query::{BooleanQuery, BoostQuery, EmptyQuery, Occur, PhraseQuery, Query, TermQuery},
     schema::IndexRecordOption,
 };
 
 use super::{
     analysis::{self, Word},
-    expand,
+    expand::{self, Dictionary},
     layout::{Fields, LexicalField},
 };
 use crate::vector_index::IndexError;
@@ -88,6 +88,8 @@ impl Default for Fuzzy {
 impl LexicalQuery {
     /// Words of a query that count. Each is some posting lists to read.
     pub const WORDS_MAX: usize = 1_024;
+    /// Words of a query that may be misspelt: the first ones. Each is a walk through the dictionary of every field.
+    pub const MISSPELT_MAX: usize = 32;
     /// Phrases of a query.
     pub const PHRASES_MAX: usize = 64;
     /// What a word counts that is only like the one asked for.
@@ -116,13 +118,15 @@ pub(crate) struct Asked {
 type Alternatives = BTreeMap<Term, f32>;
 
 impl Asked {
-    pub(crate) fn new(query: &LexicalQuery, fields: &Fields, searcher: &Searcher) -> Result<Self, IndexError> {
+    pub(crate) fn new(query: &LexicalQuery, fields: &Fields, dictionary: &Dictionary<'_>) -> Result<Self, IndexError> {
         let own = chosen(query, fields)?;
         let asked = if query.fields.is_empty() { fields.everything() } else { own.clone() };
-        let words = words(query, &asked, searcher)?;
+        let words = words(query, &asked, dictionary)?;
         let mut postings = 0;
         for term in words.values().flat_map(BTreeMap::keys) {
-            postings += searcher.doc_freq(term).map_err(IndexError::storage("counting a term's documents"))?;
+            dictionary.go_on()?;
+            postings +=
+                dictionary.searcher.doc_freq(term).map_err(IndexError::storage("counting a term's documents"))?;
         }
         let phrases = query.phrases.iter().take(LexicalQuery::PHRASES_MAX);
         let phrases: Vec<_> = phrases.filter_map(|phrase| in_any_field(phrase, &own)).collect();
@@ -154,16 +158,24 @@ fn chosen<'a>(query: &LexicalQuery, fields: &'a Fields) -> Result<Vec<(&'a Lexic
 fn words(
     query: &LexicalQuery,
     fields: &[(&LexicalField, f32)],
-    searcher: &Searcher,
+    dictionary: &Dictionary<'_>,
 ) -> Result<BTreeMap<usize, Alternatives>, IndexError> {
     let mut words = BTreeMap::<usize, Alternatives>::new();
     for &(field, boost) in fields {
         let found = analysis::words(field.language, &query.text, LexicalQuery::WORDS_MAX);
         let last = found.len().saturating_sub(1);
         for (n, word) in found.iter().enumerate() {
+            dictionary.go_on()?;
             let alternatives = words.entry(word.position).or_default();
             alternatives.insert(Term::from_field_text(field.field, &word.text), boost);
-            for term in alike(query, field, word, n == last, searcher)? {
+            let mut alike = Vec::new();
+            if n < LexicalQuery::MISSPELT_MAX {
+                alike.extend(misspelt(query, field, word, dictionary)?);
+            }
+            if n == last {
+                alike.extend(begun(query, field, word, dictionary)?);
+            }
+            for term in alike {
                 alternatives.entry(term).or_insert(boost * LexicalQuery::LIKENESS);
             }
         }
@@ -171,32 +183,37 @@ fn words(
     Ok(words)
 }
 
-/// What else a word may be meant for.
-fn alike(
+/// What a word may be meant for that is spelt otherwise.
+fn misspelt(
     query: &LexicalQuery,
     field: &LexicalField,
     word: &Word,
-    last: bool,
-    searcher: &Searcher,
+    dictionary: &Dictionary<'_>,
+) -> Result<Vec<Term>, IndexError> {
+    match query.fuzzy {
+        Some(fuzzy) if word.text.chars().count() >= fuzzy.letters_min => {
+            expand::within(dictionary, field.field, &word.text, fuzzy.edits.min(2))
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// What the last word of a query may be the beginning of.
+fn begun(
+    query: &LexicalQuery,
+    field: &LexicalField,
+    word: &Word,
+    dictionary: &Dictionary<'_>,
 ) -> Result<Vec<Term>, IndexError> {
     let mut terms = Vec::new();
-    if let Some(fuzzy) = query.fuzzy
-        && word.text.chars().count() >= fuzzy.letters_min
-    {
-        let edits = fuzzy.edits.min(2);
-        let found = expand::within(searcher, field.field, &word.text, edits);
-        terms.extend(found.map_err(IndexError::storage("looking up words that are spelt alike"))?);
-    }
     if query.prefix
-        && last
         && let Some(typed) = analysis::unfinished(&query.text)
     {
         // What is typed so far may be stemmed otherwise than the word it will be: both beginnings are tried.
         let mut beginnings = vec![word.text.as_str(), typed.as_str()];
         beginnings.dedup();
         for beginning in beginnings {
-            let found = expand::beginning(searcher, field.field, beginning);
-            terms.extend(found.map_err(IndexError::storage("looking up words that begin alike"))?);
+            terms.extend(expand::beginning(dictionary, field.field, beginning)?);
         }
         terms.push(Term::from_field_text(field.field, &typed));
     }
@@ -220,10 +237,10 @@ fn summed(words: &BTreeMap<usize, Alternatives>) -> Alternatives {
 pub(crate) fn weights(
     query: &LexicalQuery,
     fields: &Fields,
-    searcher: &Searcher,
+    dictionary: &Dictionary<'_>,
 ) -> Result<Vec<(Term, f32)>, IndexError> {
     let asked = if query.fields.is_empty() { fields.everything() } else { chosen(query, fields)? };
-    Ok(summed(&words(query, &asked, searcher)?).into_iter().collect())
+    Ok(summed(&words(query, &asked, dictionary)?).into_iter().collect())
 }
 
 fn clauses(operator: Operator, words: &BTreeMap<usize, Alternatives>, phrases: Vec<Box<dyn Query>>) -> Box<dyn Query> {

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use tantivy::{Searcher, query::Query, snippet::SnippetGenerator};
+use tantivy::{query::Query, snippet::SnippetGenerator};
 
-use super::{index::Texts, layout::Fields};
+use super::{expand::Dictionary, index::Texts, layout::Fields};
 use crate::vector_index::IndexError;
 
 /// A part of a text field.
@@ -33,7 +33,7 @@ impl Default for SnippetOptions {
 
 /// Per text, one snippet for each field in which a word of the query is; in the schema's order of fields.
 pub(crate) fn snippets(
-    searcher: &Searcher,
+    dictionary: &Dictionary<'_>,
     fields: &Fields,
     query: &dyn Query,
     texts: &[&Texts],
@@ -41,10 +41,11 @@ pub(crate) fn snippets(
 ) -> Result<Vec<Vec<Snippet>>, IndexError> {
     let mut snippets = vec![Vec::new(); texts.len()];
     for field in &fields.texts {
-        let generator = SnippetGenerator::create(searcher, query, field.field);
+        let generator = SnippetGenerator::create(dictionary.searcher, query, field.field);
         let mut generator = generator.map_err(IndexError::storage("looking up a query's words"))?;
         generator.set_max_num_chars(options.chars_max);
         for (texts, snippets) in texts.iter().zip(&mut snippets) {
+            dictionary.go_on()?;
             let Some(text) = texts.get(&field.name) else { continue };
             let snippet = generator.snippet(text);
             if !snippet.highlighted().is_empty() {

@@ -1,6 +1,9 @@
 //! The index against its promises; how good its order is, is measured in `tests/lexical_quality.rs`.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use roaring::RoaringBitmap;
@@ -97,7 +100,7 @@ fn snippets_show_the_words_in_their_text() {
     let text =
         texts("Die Berge", &format!("{} and then the black sands of a beach", "some words before it ".repeat(20)));
     let query = LexicalQuery::any("black sand");
-    let snippets = index.snippets(&query, &[&text, &texts("", "")], SnippetOptions { chars_max: 40 }).unwrap();
+    let snippets = index.snippets(&query, &[&text, &texts("", "")], SnippetOptions { chars_max: 40 }, &Never).unwrap();
     let [snippet] = snippets[0].as_slice() else { panic!("{snippets:?}") };
     assert_eq!(snippet.field, "text");
     let shown: Vec<_> = snippet.highlights.iter().map(|range| &snippet.text[range.clone()]).collect();
@@ -216,7 +219,7 @@ fn words_make_up_the_score(index: &LexicalIndex, query: &LexicalQuery) {
     for query in [query, &fuzzy] {
         let hits = index.search(query, 20, None, &Never).unwrap();
         let documents: Vec<DocId> = hits.iter().map(|hit| hit.document).collect();
-        let explained = index.breakdown(query, &documents).unwrap();
+        let explained = index.breakdown(query, &documents, &Never).unwrap();
         for (hit, terms) in hits.iter().zip(explained) {
             let sum: f32 = terms.iter().map(|term| term.contribution).sum();
             assert!((sum - hit.score).abs() <= 1e-5 * hit.score, "{hit:?} of {query:?}: {terms:?}");
@@ -234,7 +237,7 @@ fn a_word_is_explained() {
     index.apply(&changes, Lsn(1)).unwrap();
     index.commit().unwrap();
     let query = LexicalQuery::any("sandy sands, sand beaches");
-    let explained = index.breakdown(&query, &[DocId(1), DocId(0), DocId(7)]).unwrap();
+    let explained = index.breakdown(&query, &[DocId(1), DocId(0), DocId(7)], &Never).unwrap();
     assert_eq!(explained[2], [], "it is not there");
     let [beach] = &explained[0][..] else { panic!("{explained:?}") };
     assert_eq!(
@@ -266,4 +269,34 @@ fn the_cheaper_plan_is_chosen() {
     ] {
         assert_eq!(Plan::choose(among, postings), expected, "{among} of {postings}");
     }
+}
+
+#[test]
+fn looking_up_words_ends_when_it_is_told_to() {
+    let (_folder, index) = beaches();
+    let query = LexicalQuery { fuzzy: Some(Fuzzy { edits: 2, letters_min: 1 }), ..LexicalQuery::any("mountian hotle") };
+    for last in 0..6 {
+        let asked = AtomicUsize::new(0);
+        let stop = || asked.fetch_add(1, Ordering::Relaxed) >= last;
+        let text = texts("Mountains", "");
+        let stopped = [
+            index.search(&query, 10, None, &stop).map(drop),
+            index.breakdown(&query, &[DocId(2)], &stop).map(drop),
+            index.snippets(&query, &[&text], SnippetOptions::default(), &stop).map(drop),
+        ];
+        assert!(stopped.iter().all(|ended| matches!(ended, Err(IndexError::Stopped))), "{last}: {stopped:?}");
+        assert_eq!(asked.into_inner(), last + 3, "each ends at once");
+    }
+}
+
+#[test]
+fn the_first_words_may_be_misspelt() {
+    let (_folder, index) = beaches();
+    let after = |others: usize| {
+        let mut words: Vec<_> = (0..others).map(|n| format!("filler{n}")).collect();
+        words.push("mountian".to_owned());
+        found(&index, &LexicalQuery { fuzzy: Some(Fuzzy::default()), ..LexicalQuery::any(words.join(" ")) })
+    };
+    assert_eq!(after(LexicalQuery::MISSPELT_MAX - 1), [2]);
+    assert_eq!(after(LexicalQuery::MISSPELT_MAX), [0; 0]);
 }

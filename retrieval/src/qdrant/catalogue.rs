@@ -36,7 +36,16 @@ pub(super) struct Catalogue {
     link: Arc<Link>,
     versions: Arc<Versions>,
     runtime: Handle,
-    known: RwLock<HashMap<String, (Arc<QdrantCollection>, Instant)>>,
+    known: RwLock<Known>,
+}
+
+/// What was asked once.
+#[derive(Default)]
+struct Known {
+    /// With the moment at which it was asked.
+    names: HashMap<String, (Arc<QdrantCollection>, Instant)>,
+    /// How often names have changed: what was asked before a change is not kept after it.
+    changes: u64,
 }
 
 impl Catalogue {
@@ -47,26 +56,30 @@ impl Catalogue {
     /// What is known of a name, if that is not too old.
     pub(super) fn known(&self, name: &str) -> Option<Arc<QdrantCollection>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let (collection, asked) = known.get(name)?;
+        let (collection, asked) = known.names.get(name)?;
         (asked.elapsed() < self.link.config().names_age_max).then(|| Arc::clone(collection))
     }
 
     /// Forgets everything: names have changed.
     pub(super) fn forget(&self) {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.names.clear();
+        known.changes += 1;
     }
 
     /// The collection of a name or alias, asked for now.
     pub(super) async fn look_up(&self, name: &str) -> Result<Arc<QdrantCollection>, Fault> {
-        let asked = Instant::now();
+        let (asked, changes) = (Instant::now(), self.known.read().unwrap_or_else(PoisonError::into_inner).changes);
         let target = self.aliases().await?.remove(name).unwrap_or_else(|| name.to_owned());
         let info = self.info(&target).await?;
         let collection = info.and_then(|info| self.ours(name, &target, &info)).ok_or(Fault::NotFound)?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= KNOWN_MAX {
-            known.clear();
+        if known.changes == changes {
+            if known.names.len() >= KNOWN_MAX {
+                known.names.clear();
+            }
+            known.names.insert(name.to_owned(), (Arc::clone(&collection), asked));
         }
-        known.insert(name.to_owned(), (Arc::clone(&collection), asked));
         Ok(collection)
     }
 
@@ -106,17 +119,26 @@ impl Catalogue {
         done("changing aliases", changed?.result)
     }
 
-    /// Creates a collection with its indexes. One that cannot have all of them is taken away again.
+    /// Creates a collection with its indexes. One that cannot have all of them is taken away again, also one of which the
+    /// cluster did not say in time that it is there.
     pub(super) async fn create(&self, name: &str, schema: &Schema) -> Result<(), Fault> {
-        let until = self.link.until();
-        let mut collections = self.link.collections();
-        let creating = collections.create(request(self.creation(name, schema), until));
-        done("creating a collection", answer("creating a collection", until, creating).await?.result)?;
+        let identity = format!("{name}-{}", self.versions.next());
+        let (until, mut collections) = (self.link.until(), self.link.collections());
+        let creating = collections.create(request(self.creation(name, schema, &identity), until));
+        let created = answer("creating a collection", until, creating).await;
         self.forget();
+        if let Err(Fault::TimedOut { .. } | Fault::Unreachable(_)) = created
+            && let Ok(Some(there)) = self.own(name).await
+            && there.parts.identity == identity
+        {
+            self.take_away(name).await;
+        }
+        done("creating a collection", created?.result)?;
         let made = async {
-            for field in &schema.payload {
+            let versions = (name::VERSION.to_owned(), FieldType::Integer);
+            for field in schema.payload.iter().map(|field| indexed(&field.name, field.kind)).chain([versions]) {
                 let (until, mut points) = (self.link.until(), self.link.points());
-                let index = points.create_field_index(request(index(name, &field.name, field.kind), until));
+                let index = points.create_field_index(request(index(name, field), until));
                 answer("indexing a payload field", until, index).await?;
             }
             match self.own(name).await? {
@@ -128,12 +150,16 @@ impl Catalogue {
             }
         };
         let made: Result<(), Fault> = made.await;
-        if made.is_err()
-            && let Err(error) = self.delete(name).await
-        {
-            tracing::warn!(collection = name, %error, "a collection that is not complete could not be removed");
+        if made.is_err() {
+            self.take_away(name).await;
         }
         made
+    }
+
+    async fn take_away(&self, name: &str) {
+        if let Err(error) = self.delete(name).await {
+            tracing::warn!(collection = name, %error, "a collection that is not complete could not be removed");
+        }
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<(), Fault> {
@@ -190,7 +216,7 @@ impl Catalogue {
         })))
     }
 
-    fn creation(&self, name: &str, schema: &Schema) -> CreateCollection {
+    fn creation(&self, name: &str, schema: &Schema, identity: &str) -> CreateCollection {
         let config = self.link.config();
         let some = |number: u32| (number > 0).then_some(number);
         let dense = schema.dense.iter().map(|field| {
@@ -215,11 +241,10 @@ impl Catalogue {
         }
         // A schema is plain data: it has a JSON.
         let json = serde_json::to_string(schema).unwrap_or_default();
-        let identity = format!("{name}-{}", self.versions.next());
         let average_words = Value { kind: Some(Kind::DoubleValue(config.average_words.into())) };
         let metadata = [
             (name::SCHEMA, value::string(json)),
-            (name::IDENTITY, value::string(identity)),
+            (name::IDENTITY, value::string(identity.to_owned())),
             (name::AVERAGE_WORDS, average_words),
         ];
         CreateCollection {
@@ -235,15 +260,19 @@ impl Catalogue {
     }
 }
 
-fn index(collection: &str, field: &str, kind: PayloadKind) -> CreateFieldIndexCollection {
-    let (key, kind) = match kind {
+/// Where the values of a payload field stand, and how they are compared.
+fn indexed(field: &str, kind: PayloadKind) -> (String, FieldType) {
+    match kind {
         PayloadKind::Keyword => (name::payload_key(field), FieldType::Keyword),
         PayloadKind::Integer => (name::payload_key(field), FieldType::Integer),
         PayloadKind::Float => (name::payload_key(field), FieldType::Float),
         PayloadKind::Boolean => (name::payload_key(field), FieldType::Bool),
         PayloadKind::Datetime => (name::payload_key(field), FieldType::Datetime),
         PayloadKind::Text => (name::words_key(field), FieldType::Keyword),
-    };
+    }
+}
+
+fn index(collection: &str, (key, kind): (String, FieldType)) -> CreateFieldIndexCollection {
     CreateFieldIndexCollection {
         collection_name: collection.to_owned(),
         wait: Some(true),

@@ -13,7 +13,7 @@ use super::{
     filter,
     link::{Fault, Link, answer, completed, request},
     name, point,
-    version::Versions,
+    version::{self, Versions},
     words::WordFields,
 };
 use crate::{
@@ -65,8 +65,13 @@ impl QdrantCollection {
         }
         let points: Vec<_> = points.into_values().collect();
         if !points.is_empty() {
-            let upsert =
-                UpsertPoints { collection_name: target.clone(), wait: Some(true), points, ..UpsertPoints::default() };
+            let upsert = UpsertPoints {
+                collection_name: target.clone(),
+                wait: Some(true),
+                points,
+                update_filter: Some(version::replaceable(lsn)),
+                ..UpsertPoints::default()
+            };
             let (until, mut client) = (link.until(), link.points());
             let done = answer("writing documents", until, client.upsert(request(upsert, until))).await?;
             completed("writing documents", done.result)?;

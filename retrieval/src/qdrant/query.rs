@@ -19,31 +19,26 @@ use crate::{
     document::SparseVector,
     filter::Filter,
     identity::Lsn,
-    payload::{PayloadKind, Scalar},
+    payload::{FACET_VALUES_MAX, PayloadKind, Scalar},
     search::{
         Answer, Cluster, ClusterHit, Facet, FacetJob, Lacking, LegJob, LegQuery, Projection, ReadDocument, SearchJob,
         SourceError,
     },
+    vector_index::Effort,
 };
-
-/// Values of a field that are counted: all of them, to say how many there are.
-const FACET_VALUES_MAX: usize = 16_384;
 
 impl QdrantCollection {
     /// What a leg is to the cluster; `None` if it can find nothing.
     fn query(&self, leg: &LegJob, filter: Option<&QdrantFilter>) -> Option<QueryPoints> {
         let link = &self.parts.link;
-        let (using, nearest) = match &leg.query {
-            LegQuery::Lexical(query) => (name::WORDS_VECTOR, sparse(&self.parts.words.query(query)?)),
-            LegQuery::Dense { vector, query, .. } => {
-                (vector.as_str(), vector_input::Variant::Dense(DenseVector { data: query.clone() }))
+        let (using, nearest, params) = match &leg.query {
+            LegQuery::Lexical(query) => (name::WORDS_VECTOR, sparse(&self.parts.words.query(query)?), None),
+            LegQuery::Dense { vector, query, effort, .. } => {
+                let nearest = vector_input::Variant::Dense(DenseVector { data: query.clone() });
+                (vector.as_str(), nearest, Some(params(*effort, leg.k, link.config().graph_candidates)))
             }
-            LegQuery::Sparse { vector, query } => (vector.as_str(), sparse(query)),
+            LegQuery::Sparse { vector, query } => (vector.as_str(), sparse(query), None),
         };
-        let params = matches!(leg.query, LegQuery::Dense { .. }).then(|| {
-            let candidates = link.config().graph_candidates.max(leg.k.saturating_add(leg.k / 2));
-            SearchParams { hnsw_ef: Some(candidates as u64), ..SearchParams::default() }
-        });
         let nearest = query::Variant::Nearest(VectorInput { variant: Some(nearest) });
         Some(QueryPoints {
             collection_name: self.parts.target.clone(),
@@ -111,8 +106,7 @@ impl QdrantCollection {
         let mut client = link.points();
         let counted = answer("counting values", until, client.facet(request(counts, until))).await?;
         if counted.hits.len() > FACET_VALUES_MAX {
-            let what = format!("counts of a field with more than {FACET_VALUES_MAX} values, as {}", facet.field);
-            return Err(Lacking::new("facets", what).into());
+            return Err(Lacking::facet(&facet.field).into());
         }
         let mut values: Vec<(Scalar, u64)> = counted.hits.into_iter().filter_map(facet_value).collect();
         // Most frequent first, equal counts by ascending value, as with us; a cluster promises no order of the latter.
@@ -181,6 +175,16 @@ impl Cluster for QdrantCollection {
         };
         reading.map(|read| read.map_err(|fault| fault.of_search(&self.parts.name))).boxed()
     }
+}
+
+/// How hard a cluster looks for `k` dense vectors; `usual` candidates where nothing is said.
+fn params(effort: Effort, k: usize, usual: usize) -> SearchParams {
+    let candidates = match effort {
+        Effort::Everything => return SearchParams { exact: Some(true), ..SearchParams::default() },
+        Effort::Candidates(candidates) => candidates.max(k),
+        Effort::Usual => usual.max(k.saturating_add(k / 2)),
+    };
+    SearchParams { hnsw_ef: Some(candidates as u64), ..SearchParams::default() }
 }
 
 fn sparse(SparseVector { indices, values }: &SparseVector) -> vector_input::Variant {

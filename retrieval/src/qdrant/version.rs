@@ -3,6 +3,10 @@
 //! A version is a moment in microseconds since 1970, read from the shard's clock, and moved on where the clock does not:
 //! each is greater than every one that this process gave before. So a document that is written after another write was
 //! acknowledged has the higher version, also where another shard wrote it, as far as the shards' clocks agree.
+//!
+//! A write that this shard does not wait for any more may come to the cluster late. So it replaces no newer document, as
+//! [`replaceable`] tells the cluster. The price: a document stays, and the write of another shard is acknowledged all the
+//! same, where that shard's clock is behind by more than the time between the two.
 
 use std::{
     sync::{
@@ -12,10 +16,25 @@ use std::{
     time::Duration,
 };
 
+use qdrant_client::qdrant::{Condition, Filter, Range};
+
+use super::name;
 use crate::identity::Lsn;
 
 /// Reads the time since 1970-01-01T00:00:00Z.
 pub type WallClock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// How late a write may come: documents that are newer by more have their version from a clock that was wrong, and must
+/// not stay until the others have come to it.
+const LATE_MAX: Duration = Duration::from_secs(60);
+
+/// Which documents one of this version replaces: older ones, and those that are newer by more than [`LATE_MAX`].
+pub(super) fn replaceable(version: Lsn) -> Filter {
+    // Microseconds of this century are below 2⁵³: a float has them exactly.
+    let (at, beyond) = (version.0 as f64, version.0.saturating_add(LATE_MAX.as_micros() as u64) as f64);
+    let ranges = [Range { lt: Some(at), ..Range::default() }, Range { gt: Some(beyond), ..Range::default() }];
+    Filter { should: ranges.map(|range| Condition::range(name::VERSION, range)).into(), ..Filter::default() }
+}
 
 /// Gives versions.
 pub(super) struct Versions {

@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use sluice_core::fusion::{Cursor, FusedHit, LegKind, Method, QueryFeatures, RankedList};
+use tokio::time::Instant;
 
 use super::{
     Facet, Fields, Found, ReadDocument, SearchError, SearchJob, Snippet, Source, SourceError, View, kept::KeptList,
 };
-use crate::{document::StoredDocument, identity::Lsn};
+use crate::{
+    document::StoredDocument,
+    identity::Lsn,
+    vector_index::{IndexError, Stop},
+};
 
 /// What was found.
 #[derive(Debug)]
@@ -140,11 +145,11 @@ pub struct LegHits {
 
 /// Reads a page of a list. Documents that have gone since the list was made are left out.
 pub(super) fn page(
-    source: &dyn Source,
-    view: &View,
+    (source, view): (&dyn Source, &View),
     job: &SearchJob,
     list: &KeptList,
     from: usize,
+    deadline: Instant,
 ) -> Result<Vec<SearchHit>, SearchError> {
     let projection = with_snippets(job);
     let mut hits = Vec::with_capacity(job.limit.min(list.hits.len()));
@@ -153,7 +158,7 @@ pub(super) fn page(
             hits.push(SearchHit { rank: from + nth + 1, fused: fused.clone(), document, snippets: Vec::new() });
         }
     }
-    add_snippets(source, job, &mut hits)?;
+    add_snippets(source, job, &mut hits, &|| Instant::now() >= deadline)?;
     Ok(hits)
 }
 
@@ -167,12 +172,20 @@ fn with_snippets(job: &SearchJob) -> super::Projection {
 }
 
 /// Of each field, what the first lexical leg that has a piece of it says.
-fn add_snippets(source: &dyn Source, job: &SearchJob, hits: &mut [SearchHit]) -> Result<(), SourceError> {
+fn add_snippets(
+    source: &dyn Source,
+    job: &SearchJob,
+    hits: &mut [SearchHit],
+    stop: &dyn Stop,
+) -> Result<(), SearchError> {
     let Some(wanted) = &job.snippets else { return Ok(()) };
     for leg in job.legs.iter().filter(|leg| leg.query.kind() == LegKind::Lexical) {
         let index = source.leg(&leg.query)?;
         let documents: Vec<&StoredDocument> = hits.iter().map(|hit| &hit.document.stored).collect();
-        let pieces = index.snippets(wanted, &documents).map_err(SourceError::of("cutting snippets"))?;
+        let pieces = index.snippets(wanted, &documents, stop).map_err(|error| match error {
+            IndexError::Stopped => SearchError::Expired,
+            error => SourceError::of("cutting snippets")(error).into(),
+        })?;
         for (hit, pieces) in hits.iter_mut().zip(pieces) {
             for piece in pieces {
                 if hit.snippets.iter().all(|there| there.field != piece.field) {

@@ -34,6 +34,7 @@ use crate::{
     document::StoredDocument,
     filter::Filter,
     identity::{ContentHash, DocId, Lsn},
+    payload::FACET_VALUES_MAX,
 };
 
 /// A collection of a cluster, as a search sees it.
@@ -88,7 +89,7 @@ pub struct ClusterHit {
 
 /// Something that an engine does not do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: a collection on a Qdrant cluster has no {what}")]
+#[error("{field}: this collection's engine has no {what}")]
 pub struct Lacking {
     /// Path in the request.
     pub field: String,
@@ -100,6 +101,12 @@ impl Lacking {
     /// There is no such thing, which this field asks for.
     pub fn new(field: impl Into<String>, what: impl Into<String>) -> Self {
         Self { field: field.into(), what: what.into() }
+    }
+
+    /// A payload field has more than [`FACET_VALUES_MAX`] values to count.
+    #[must_use]
+    pub fn facet(field: &str) -> Self {
+        Self::new("facets", format!("counts of a field with more than {FACET_VALUES_MAX} values, as {field}"))
     }
 }
 

@@ -93,10 +93,11 @@ fn explained(
             continue;
         }
         let index = source.leg(&leg.query)?;
-        let hits = index.search(job.ids.len(), Some(&asked), &|| Instant::now() >= deadline);
+        let stop = || Instant::now() >= deadline;
+        let hits = index.search(job.ids.len(), Some(&asked), &stop);
         let hits = hits.map_err(failed)?;
         let scored: Vec<DocId> = hits.iter().map(|hit| hit.document).collect();
-        let terms = index.terms(&scored).map_err(failed)?;
+        let terms = index.terms(&scored, &stop).map_err(failed)?;
         for (hit, terms) in hits.into_iter().zip(terms) {
             for (document, _) in documents.iter_mut().zip(&numbers).filter(|(_, number)| **number == Some(hit.document))
             {

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use roaring::RoaringBitmap;
 
-use super::{FacetJob, LegQuery, Projection, SnippetJob};
+use super::{FacetJob, LegQuery, Projection, SearchError, SnippetJob};
 use crate::{
     document::{SparseVector, StoredDocument},
     filter::Filter,
@@ -64,8 +64,11 @@ pub trait Snapshot: Send + Sync {
     /// Counts values of a payload field over the documents of `among`, or all.
     ///
     /// # Errors
-    /// If it cannot be read.
-    fn facet(&self, facet: &FacetJob, among: Option<&RoaringBitmap>) -> Result<Facet, SourceError>;
+    /// If it cannot be read, [`SearchError::Lacks`] where there are more than [`FACET_VALUES_MAX`] of them, and
+    /// [`SearchError::Expired`] if `stop` said so.
+    ///
+    /// [`FACET_VALUES_MAX`]: crate::payload::FACET_VALUES_MAX
+    fn facet(&self, facet: &FacetJob, among: Option<&RoaringBitmap>, stop: &dyn Stop) -> Result<Facet, SearchError>;
 }
 
 /// A document that was read, with the vectors that were asked for.
@@ -112,16 +115,21 @@ pub trait Leg {
     /// What each word of the query contributes to each document's score, in their order; nothing where it has no words.
     ///
     /// # Errors
-    /// Its own.
-    fn terms(&self, documents: &[DocId]) -> Result<Vec<Vec<TermScore>>, IndexError> {
+    /// [`IndexError::Stopped`] if `stop` said so, and others.
+    fn terms(&self, documents: &[DocId], _: &dyn Stop) -> Result<Vec<Vec<TermScore>>, IndexError> {
         Ok(vec![Vec::new(); documents.len()])
     }
 
     /// Pieces of each document's texts, in their order; nothing where the query has no words.
     ///
     /// # Errors
-    /// Its own.
-    fn snippets(&self, _: &SnippetJob, documents: &[&StoredDocument]) -> Result<Vec<Vec<Snippet>>, IndexError> {
+    /// [`IndexError::Stopped`] if `stop` said so, and others.
+    fn snippets(
+        &self,
+        _: &SnippetJob,
+        documents: &[&StoredDocument],
+        _: &dyn Stop,
+    ) -> Result<Vec<Vec<Snippet>>, IndexError> {
         Ok(vec![Vec::new(); documents.len()])
     }
 }

@@ -19,9 +19,13 @@ use crate::{
     identity::{DocId, Lsn},
     indexes::followers,
     schema::Schema,
-    search::{Facet, FacetJob, Fields, Leg, LegQuery, Projection, ReadDocument, Snapshot, Source, SourceError},
+    search::{
+        Facet, FacetJob, Fields, Lacking, Leg, LegQuery, Projection, ReadDocument, SearchError, Snapshot, Source,
+        SourceError,
+    },
     shard::{Listed, Shard, ShardError},
-    truth::{Operation, Reader},
+    truth::{FacetError, Operation, Reader},
+    vector_index::Stop,
 };
 
 mod leg;
@@ -282,13 +286,17 @@ impl Snapshot for Moment {
         Ok(Some(ReadDocument { stored, dense, sparse }))
     }
 
-    fn facet(&self, facet: &FacetJob, among: Option<&RoaringBitmap>) -> Result<Facet, SourceError> {
+    fn facet(&self, facet: &FacetJob, among: Option<&RoaringBitmap>, stop: &dyn Stop) -> Result<Facet, SearchError> {
         let reader = self.reader();
         let among = match among {
             Some(among) => among,
             None => reader.live().map_err(SourceError::of("reading which documents there are"))?,
         };
-        let counted = reader.facet(&facet.field, among, facet.limit).map_err(SourceError::of("counting values"))?;
+        let counted = reader.facet(&facet.field, among, facet.limit, stop).map_err(|error| match error {
+            FacetError::Stopped => SearchError::Expired,
+            FacetError::TooManyValues => Lacking::facet(&facet.field).into(),
+            error => SourceError::of("counting values")(error).into(),
+        })?;
         let values = counted.values.into_iter().map(|counted| (counted.value, counted.documents)).collect();
         Ok(Facet { field: facet.field.clone(), values, distinct: counted.distinct })
     }

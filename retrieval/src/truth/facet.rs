@@ -7,7 +7,8 @@ use roaring::RoaringBitmap;
 use super::{Reader, StorageError, bitmaps, error::corrupt, key, key::CHUNK_BYTES};
 use crate::{
     filter::FilterFault,
-    payload::{Datetime, PayloadKind, Scalar},
+    payload::{Datetime, FACET_VALUES_MAX, PayloadKind, Scalar},
+    vector_index::Stop,
 };
 
 /// Counts of a field's values.
@@ -37,16 +38,29 @@ pub enum FacetError {
     /// The store could not be read.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The documents have more than [`FACET_VALUES_MAX`] values.
+    #[error("there are more than {FACET_VALUES_MAX} values to count")]
+    TooManyValues,
+    /// [`Stop`] said so before all were counted.
+    #[error("counting was stopped before it was done")]
+    Stopped,
 }
 
 impl Reader {
     /// The `limit` most frequent values of a payload field among some documents.
     ///
-    /// Costs a look at every distinct value of the field, and an intersection with each of its bitmaps.
+    /// Costs a look at every distinct value of the field, and an intersection with each of its bitmaps; `stop` is asked at
+    /// each.
     ///
     /// # Errors
     /// [`FacetError`].
-    pub fn facet(&self, field: &str, among: &RoaringBitmap, limit: usize) -> Result<Facet, FacetError> {
+    pub fn facet(
+        &self,
+        field: &str,
+        among: &RoaringBitmap,
+        limit: usize,
+        stop: &dyn Stop,
+    ) -> Result<Facet, FacetError> {
         let unknown = || FilterFault::Undeclared { field: field.chars().take(64).collect() };
         let place = self.schema().payload.iter().position(|declared| declared.name == field).ok_or_else(unknown)?;
         let kind = self.schema().payload[place].kind;
@@ -56,7 +70,7 @@ impl Reader {
         }
         let number = key::field_number(place);
         let prefix = if kind.is_ordered() { key::numbers(number) } else { key::values(number) };
-        let mut counts = self.count(&prefix, kind, among)?;
+        let mut counts = self.count(&prefix, kind, among, stop)?;
         let distinct = counts.len() as u64;
         // Rows come in the order of values for numbers; a stable sort keeps it among equal counts.
         if !kind.is_ordered() {
@@ -74,17 +88,24 @@ impl Reader {
         prefix: &[u8],
         kind: PayloadKind,
         among: &RoaringBitmap,
-    ) -> Result<Vec<(Scalar, u64)>, StorageError> {
+        stop: &dyn Stop,
+    ) -> Result<Vec<(Scalar, u64)>, FacetError> {
         let rows = self.truth().tables.payload.prefix_iter(self.txn(), prefix);
         let mut counts = Vec::new();
         let (mut current, mut documents) = (Vec::new(), 0);
-        let mut enter = |key: &[u8], documents: u64| -> Result<(), StorageError> {
+        let mut enter = |key: &[u8], documents: u64| -> Result<(), FacetError> {
             if documents > 0 {
+                if counts.len() == FACET_VALUES_MAX {
+                    return Err(FacetError::TooManyValues);
+                }
                 counts.push((value_of(key, kind)?, documents));
             }
             Ok(())
         };
         for row in rows.map_err(|error| self.truth().fault(error))? {
+            if stop.stop() {
+                return Err(FacetError::Stopped);
+            }
             let (key, bytes) = row.map_err(|error| self.truth().fault(error))?;
             // The parts of a value follow each other.
             let value = &key[..key.len().saturating_sub(CHUNK_BYTES)];

@@ -1,6 +1,10 @@
 //! The store beside a model of it: a map of documents, and filters evaluated one document at a time.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use roaring::RoaringBitmap;
@@ -11,8 +15,9 @@ use crate::{
     document::{Document, SparseVector, StoredDocument},
     filter::Filter,
     identity::DocId,
-    payload::{Datetime, PayloadKind, PayloadValue, Scalar},
+    payload::{Datetime, FACET_VALUES_MAX, PayloadKind, PayloadValue, Scalar},
     schema::{DenseField, Language, Metric, PayloadField, SparseField},
+    vector_index::Never,
 };
 
 const MAP_BYTES: u64 = 64 << 20;
@@ -167,8 +172,8 @@ fn check(truth: &Arc<Truth>, model: &Model, rng: &mut SmallRng, seed: u64) {
 }
 
 fn check_facet(reader: &Reader, field: &PayloadField, among: &RoaringBitmap, documents: &[StoredDocument], seed: u64) {
-    let facet = reader.facet(&field.name, among, 4).unwrap();
-    let all = reader.facet(&field.name, among, usize::MAX).unwrap();
+    let facet = reader.facet(&field.name, among, 4, &Never).unwrap();
+    let all = reader.facet(&field.name, among, usize::MAX, &Never).unwrap();
     assert_eq!(all.distinct, all.values.len() as u64);
     assert_eq!(facet.values, all.values[..all.values.len().min(4)], "seed {seed}");
     assert_eq!(facet.distinct, all.distinct);
@@ -235,6 +240,31 @@ fn the_store_agrees_with_its_model_through_random_batches() {
             assert_eq!(table.len(reader.txn()).unwrap(), 0, "seed {seed}");
         }
     }
+}
+
+#[test]
+fn a_facet_has_bounds() {
+    let (folder, schema) = (TempDir::new().unwrap(), schema());
+    let truth = Truth::create(folder.path(), &schema, MAP_BYTES).unwrap();
+    let values: Vec<Scalar> = (0..=FACET_VALUES_MAX as i64).map(Scalar::Integer).collect();
+    let document = |(number, values): (usize, &[Scalar])| Document {
+        id: format!("id{number}"),
+        payload: [("integer".to_owned(), PayloadValue::Many(values.to_vec()))].into(),
+        ..Document::default()
+    };
+    // The last document has the one value too many.
+    let operations: Vec<_> = values.chunks(4_096).enumerate().map(document).map(Operation::Upsert).collect();
+    truth.write(&[&Batch::check(&schema, operations).unwrap()], Lsn::ZERO).unwrap();
+    let reader = truth.read().unwrap();
+    let all = reader.live().unwrap().clone();
+    let fault = reader.facet("integer", &all, 1, &Never).unwrap_err();
+    assert!(matches!(fault, FacetError::TooManyValues), "{fault}");
+    let without: RoaringBitmap = all.iter().take(all.len() as usize - 1).collect();
+    assert_eq!(reader.facet("integer", &without, 1, &Never).unwrap().distinct, FACET_VALUES_MAX as u64);
+    let asked = AtomicUsize::new(0);
+    let stop = || asked.fetch_add(1, Ordering::Relaxed) == 100;
+    let fault = reader.facet("integer", &without, 1, &stop).unwrap_err();
+    assert!(matches!(fault, FacetError::Stopped) && asked.into_inner() == 101, "{fault}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prost::Message;
 use sha2::{Digest, Sha256};
-use sluice_core::fusion::{Cursor, FINGERPRINT_BYTES, Method, Normalization, RRF_K};
+use sluice_core::fusion::{Cursor, FINGERPRINT_BYTES, Method, Normalization, RRF_K, WEIGHT_MAX};
 use sluice_proto::retrieval::v1 as wire;
 use sluice_service::status::Refusal;
 
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Legs of a search.
-const LEGS_MAX: usize = 8;
+pub(crate) const LEGS_MAX: usize = 8;
 /// Bytes of a leg's name.
 const LEG_NAME_BYTES_MAX: usize = 128;
 /// Candidates of a leg where none are asked for.
@@ -195,8 +195,8 @@ impl Faults {
 
     fn leg(&mut self, path: &str, leg: wire::Leg, schema: &Schema, limits: &Limits) -> Option<LegJob> {
         let k = self.within(at(path, "k"), leg.k, CANDIDATES_DEFAULT, limits.candidates_max);
-        if leg.weight.is_some_and(|weight| !weight.is_finite() || weight < 0.0) {
-            self.add(at(path, "weight"), "must be a finite number from 0");
+        if leg.weight.is_some_and(|weight| !(0.0..=WEIGHT_MAX).contains(&weight)) {
+            self.add(at(path, "weight"), format!("must be a number from 0 to {WEIGHT_MAX}"));
         }
         let timeout = leg.timeout.and_then(|timeout| {
             let parsed = Duration::try_from(timeout).ok().filter(|timeout| !timeout.is_zero());

@@ -18,8 +18,8 @@ use sluice_retrieval::{
     payload::{PayloadValue, Scalar, words},
     schema::{Metric, Schema},
     search::{
-        Facet, FacetJob, Leg, LegQuery, LexicalQuery, Projection, ReadDocument, Snapshot, Snippet, SnippetJob, Source,
-        SourceError,
+        Facet, FacetJob, Leg, LegQuery, LexicalQuery, Projection, ReadDocument, SearchError, Snapshot, Snippet,
+        SnippetJob, Source, SourceError,
     },
     store::{
         Collection, CollectionInfo, CollectionStats, Engine, IndexStats, Reading, SnapshotInfo, Store, StoreError,
@@ -207,7 +207,7 @@ impl Snapshot for Moment {
         Ok(Some(ReadDocument { stored, dense, sparse }))
     }
 
-    fn facet(&self, facet: &FacetJob, among: Option<&RoaringBitmap>) -> Result<Facet, SourceError> {
+    fn facet(&self, facet: &FacetJob, among: Option<&RoaringBitmap>, _: &dyn Stop) -> Result<Facet, SearchError> {
         let mut counts: Vec<(Scalar, u64)> = Vec::new();
         for (number, (document, _)) in &self.0.documents {
             if among.is_some_and(|among| !among.contains(*number)) {
@@ -267,7 +267,12 @@ impl Leg for NaiveLeg<'_> {
         matches!(self.query, LegQuery::Lexical(_)).then_some(0.5)
     }
 
-    fn snippets(&self, job: &SnippetJob, documents: &[&StoredDocument]) -> Result<Vec<Vec<Snippet>>, IndexError> {
+    fn snippets(
+        &self,
+        job: &SnippetJob,
+        documents: &[&StoredDocument],
+        _: &dyn Stop,
+    ) -> Result<Vec<Vec<Snippet>>, IndexError> {
         let LegQuery::Lexical(query) = &self.query else { return Ok(vec![Vec::new(); documents.len()]) };
         let of = |document: &&StoredDocument| {
             let pieces = job.fields.iter().filter_map(|field| snippet(query, field, document.texts.get(field)?));

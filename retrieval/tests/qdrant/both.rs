@@ -1,6 +1,7 @@
 //! The same calls against both engines, and the same answers.
 
 use prost_types::Timestamp;
+use qdrant_client::qdrant::SearchParams;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use sluice_proto::retrieval::v1 as wire;
 use wire::payload_value::Kind;
@@ -8,9 +9,10 @@ use wire::payload_value::Kind;
 use crate::{
     cluster::TestCluster,
     common::{
-        Client, dense_leg, document, ids, integer, keyword, lexical, search, sparse_leg, upsert, value, with_payload,
+        Client, create, dense_leg, document, ids, integer, keyword, lexical, search, sparse_leg, upsert, value,
+        with_payload,
     },
-    served::both,
+    served::{both, over},
 };
 
 /// Documents whose vectors and payload are anything, some of them without a field or a vector.
@@ -229,5 +231,31 @@ async fn a_stream_has_every_leg_and_then_the_answer() {
         legs.sort_unstable();
         assert_eq!(legs, ["dense", "lexical", "sparse"]);
         assert_eq!(last.expect("the answer").hits.len(), 10);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dense_leg_looks_as_hard_as_it_is_told() {
+    let cluster = TestCluster::start().await;
+    let mut served = over(&cluster).await;
+    create(&mut served.client, "docs").await;
+    // Of the leg: `k`, `ef_search`, `exact`; of the cluster's query: `exact`, `hnsw_ef`.
+    let cases = [
+        (10, 0, true, Some(true), None),
+        (10, 25, false, None, Some(25)),
+        (40, 25, false, None, Some(40)),
+        (10, 0, false, None, Some(256)),
+        (200, 0, false, None, Some(300)),
+    ];
+    for (k, ef_search, exact, found_exact, hnsw_ef) in cases {
+        let mut leg = wire::Leg { k, ..dense_leg([1.0, 0.0]) };
+        match &mut leg.query {
+            Some(wire::leg::Query::Dense(dense)) => (dense.ef_search, dense.exact) = (ef_search, exact),
+            other => panic!("{other:?}"),
+        }
+        served.client.search(search("docs", vec![leg, sparse_leg(&[1])])).await.expect("found");
+        let params = std::mem::take(&mut cluster.contents().params);
+        let expected = SearchParams { exact: found_exact, hnsw_ef, ..SearchParams::default() };
+        assert_eq!(params, [Some(expected), None], "k {k}, ef_search {ef_search}, exact {exact}");
     }
 }

@@ -22,7 +22,7 @@ use sluice_retrieval::{
     sparse::{SparseIndex, Weighting},
     vector_index::{Change, Hit, Never, VectorIndex},
 };
-use tokio::{net::TcpListener, runtime::Runtime};
+use tokio::{net::TcpListener, runtime::Runtime, sync::Notify};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Status, transport::Server};
 
@@ -37,6 +37,10 @@ pub struct Faults {
     pub failing: Option<String>,
     /// Queries of this vector take that long, and with them the call that they are in.
     pub slow: Option<(String, Duration)>,
+    /// Collections are created, but nobody is told so.
+    pub silent_creation: bool,
+    /// The next list of aliases is made, and sent when this says so.
+    pub held_aliases: Option<Arc<Notify>>,
 }
 
 /// What a cluster has.
@@ -48,6 +52,8 @@ pub struct Contents {
     pub calls: BTreeMap<&'static str, usize>,
     /// Queries of the batches, in order.
     pub queries: Vec<usize>,
+    /// How hard each query looks, in order.
+    pub params: Vec<Option<wire::SearchParams>>,
     /// Keys that calls brought.
     pub key: Option<String>,
     pub faults: Faults,
@@ -179,6 +185,26 @@ impl Kept {
             numbers: HashMap::new(),
             next: 0,
         }
+    }
+
+    /// Those of points that are new, or that stand for one of which a filter is true.
+    pub fn replaceable(
+        &self,
+        points: Vec<PointStruct>,
+        filter: Option<&wire::Filter>,
+    ) -> Result<Vec<PointStruct>, Status> {
+        let replaceable = self.matching(filter)?;
+        let stays = |point: &PointStruct| -> Result<bool, Status> {
+            Ok(self.numbers.get(&uuid(point.id.as_ref())?).is_some_and(|number| !replaceable.contains(*number)))
+        };
+        points
+            .into_iter()
+            .filter_map(|point| match stays(&point) {
+                Ok(true) => None,
+                Ok(false) => Some(Ok(point)),
+                Err(status) => Some(Err(status)),
+            })
+            .collect()
     }
 
     /// All of them or none.

@@ -158,3 +158,27 @@ async fn a_shard_that_starts_without_its_cluster_finds_it_later() {
     assert_eq!(ids(&served.client.search(request).await.expect("found").into_inner()), ["a"]);
     drop(cluster);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_comes_late_replaces_nothing_newer() {
+    let cluster = TestCluster::start().await;
+    let mut served = over(&cluster).await;
+    create(&mut served.client, "docs").await;
+    let now = upsert(&mut served.client, "docs", vec![document("a", "first", [1.0, 0.0])]).await;
+    // Seconds by which the document that is there is newer, as if what is written now had been sent before it; and
+    // whether that stays.
+    for (seconds, stays) in [(-5, false), (30, true), (7_200, false)] {
+        let there = i64::try_from(now).expect("this century") + 1_000_000 * seconds;
+        for point in cluster.contents().collections.get_mut("docs").expect("created").points.values_mut() {
+            point.payload.insert("version".to_owned(), there.into());
+        }
+        let other = format!("beside {seconds}");
+        let documents = vec![document("a", "late", [0.0, 1.0]), document(&other, "late", [0.0, 1.0])];
+        let version = upsert(&mut served.client, "docs", documents).await;
+        let get = wire::GetRequest { collection: "docs".into(), ids: vec!["a".into(), other], projection: None };
+        let got = served.client.get(get).await.expect("read").into_inner();
+        let versions: Vec<u64> = got.documents.iter().map(|document| document.version).collect();
+        let expected = if stays { there.cast_unsigned() } else { version };
+        assert_eq!(versions, [expected, version], "newer by {seconds} s");
+    }
+}

@@ -1,10 +1,13 @@
 //! Collections and aliases.
 
+use std::sync::Arc;
+
 use sluice_proto::retrieval::v1 as wire;
+use tokio::sync::Notify;
 use tonic::Code;
 
 use crate::{
-    cluster::{Kept, TestCluster},
+    cluster::{Faults, Kept, TestCluster},
     common::{create, dense_leg, document, ids, reason, schema, search, upsert},
     served::{local, over, over_with},
 };
@@ -128,4 +131,43 @@ async fn collections_say_what_they_have() {
     assert_eq!(indexes, [("lexical", "qdrant", 1), ("dense", "qdrant", 2), ("sparse", "qdrant", 2)]);
     assert!(one[0].documents == 2 && one[0].lsn >= lsn);
     assert_eq!(served.client.stats(of("other")).await.expect_err("nothing").code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_before_a_name_changed_is_not_known_after_it() {
+    let cluster = TestCluster::start().await;
+    let mut served = over(&cluster).await;
+    let client = &mut served.client;
+    for (collection, id) in [("one", "a"), ("two", "b")] {
+        create(client, collection).await;
+        upsert(client, collection, vec![document(id, "apple", [1.0, 0.0])]).await;
+    }
+    let set = |collection: &str| wire::SetAliasRequest { alias: "live".into(), collection: collection.to_owned() };
+    client.set_alias(set("one")).await.expect("set");
+    let held = Arc::new(Notify::new());
+    cluster.set_faults(Faults { held_aliases: Some(Arc::clone(&held)), ..Faults::default() });
+    let live = || search("live", vec![dense_leg([1.0, 0.0])]);
+    let asking = tokio::spawn({
+        let mut client = client.clone();
+        async move { client.search(live()).await }
+    });
+    while cluster.contents().faults.held_aliases.is_some() {
+        tokio::task::yield_now().await;
+    }
+    client.set_alias(set("two")).await.expect("moved");
+    held.notify_one();
+    asking.await.expect("no panic").expect("one of them is found");
+    assert_eq!(ids(&client.search(live()).await.expect("found").into_inner()), ["b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_nobody_was_told_of_is_taken_away() {
+    let cluster = TestCluster::start().await;
+    let mut served = over(&cluster).await;
+    cluster.set_faults(Faults { silent_creation: true, ..Faults::default() });
+    let status = served.client.create_collection(named("one")).await.expect_err("not in time");
+    assert_eq!((status.code(), reason(&status)), (Code::Unavailable, "CLUSTER_UNREACHABLE".to_owned()));
+    assert!(cluster.contents().collections.is_empty(), "it would have no indexes");
+    cluster.set_faults(Faults::default());
+    create(&mut served.client, "one").await;
 }

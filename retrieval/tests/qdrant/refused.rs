@@ -108,7 +108,8 @@ async fn every_payload_field_has_an_index() {
     let mut served = over(&cluster).await;
     create(&mut served.client, "docs").await;
     let indexed: Vec<_> = cluster.contents().collections["docs"].indexed.keys().cloned().collect();
-    let expected = ["payload.colour", "payload.price", "payload.seen", "payload.sold", "payload.year", "words.note"];
+    let expected =
+        ["payload.colour", "payload.price", "payload.seen", "payload.sold", "payload.year", "version", "words.note"];
     assert_eq!(indexed, expected);
-    assert_eq!(schema().payload.len(), expected.len());
+    assert_eq!(schema().payload.len() + 1, expected.len(), "and the version");
 }

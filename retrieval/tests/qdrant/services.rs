@@ -46,7 +46,9 @@ impl Points for Service {
     async fn upsert(&self, request: Request<wire::UpsertPoints>) -> Answered<wire::PointsOperationResponse> {
         let mut contents = self.called("upsert", &request);
         let request = request.into_inner();
-        contents.kept(&request.collection_name)?.upsert(request.points)?;
+        let kept = contents.kept(&request.collection_name)?;
+        let points = kept.replaceable(request.points, request.update_filter.as_ref())?;
+        kept.upsert(points)?;
         done(request.wait)
     }
 
@@ -109,6 +111,7 @@ impl Points for Service {
         let (mut delay, faults) = {
             let mut contents = self.called("query_batch", &request);
             contents.queries.push(request.get_ref().query_points.len());
+            contents.params.extend(request.get_ref().query_points.iter().map(|query| query.params.clone()));
             (contents.faults.delay, contents.faults.clone())
         };
         for query in &request.get_ref().query_points {
@@ -258,6 +261,9 @@ impl Collections for Service {
             return Err(Status::already_exists(format!("Wrong input: Collection `{name}` already exists!")));
         }
         contents.collections.insert(name, Kept::new(created));
+        if contents.faults.silent_creation {
+            return Err(Status::deadline_exceeded("on purpose"));
+        }
         operated(true)
     }
 
@@ -294,12 +300,18 @@ impl Collections for Service {
     }
 
     async fn list_aliases(&self, request: Request<wire::ListAliasesRequest>) -> Answered<wire::ListAliasesResponse> {
-        let contents = self.called("list_aliases", &request);
-        let aliases = contents.aliases.iter().map(|(alias, collection)| wire::AliasDescription {
-            alias_name: alias.clone(),
-            collection_name: collection.clone(),
-        });
-        Ok(Response::new(wire::ListAliasesResponse { aliases: aliases.collect(), time: 0.0 }))
+        let (aliases, held) = {
+            let mut contents = self.called("list_aliases", &request);
+            (contents.aliases.clone(), contents.faults.held_aliases.take())
+        };
+        if let Some(held) = held {
+            held.notified().await;
+        }
+        let described = |(alias_name, collection_name)| wire::AliasDescription { alias_name, collection_name };
+        Ok(Response::new(wire::ListAliasesResponse {
+            aliases: aliases.into_iter().map(described).collect(),
+            time: 0.0,
+        }))
     }
 
     unknown! {

@@ -61,6 +61,7 @@ async fn each_fault_of_a_search_names_its_field() {
         ("too many candidates", |r| r.legs[0].k = 201, &["legs[0].k"]),
         ("a negative weight", |r| r.legs[0].weight = Some(-1.0), &["legs[0].weight"]),
         ("a weight that is none", |r| r.legs[0].weight = Some(f64::NAN), &["legs[0].weight"]),
+        ("a weight too large", |r| r.legs[0].weight = Some(1.1e6), &["legs[0].weight"]),
         ("no time", |r| r.legs[0].timeout = Some(Duration::default()), &["legs[0].timeout"]),
         ("blank text", |r| leg(r, |q| q.text = " \t".into()), &["legs[0].lexical.text"]),
         ("long text", |r| leg(r, |q| q.text = "x ".repeat(26)), &["legs[0].lexical.text"]),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use sluice_proto::retrieval::v1 as wire;
-use tonic::{Code, Request};
+use tonic::{Code, Request, transport::Endpoint};
 use wire::LegStatus;
 
 use crate::common::{
@@ -140,4 +140,21 @@ async fn a_stream_brings_quick_legs_before_slow_ones() {
         }
     }
     assert_eq!(order, ["dense", "lexical"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_does_not_read_holds_no_places() {
+    let (shard, mut other) = shard(Faults::of(&[]), 1, 32).await;
+    // Of a stream that is not read, one byte is taken.
+    let endpoint = Endpoint::from_shared(format!("http://{}", shard.address)).expect("an address");
+    let channel = endpoint.initial_stream_window_size(1).connect().await.expect("it listens");
+    let named = |nth: usize| wire::Leg { name: format!("leg {nth}"), ..lexical("apple") };
+    let mut request = Request::new(search("docs", (0..8).map(named).collect()));
+    request.set_timeout(Duration::from_secs(300));
+    let unread = Client::new(channel).search_stream(request).await.expect("opens");
+    for _ in 0..3 {
+        let (answer, _) = ask(&mut other, all_legs(), Duration::from_secs(20)).await;
+        assert!(!answer.degraded, "the only place comes free");
+    }
+    drop(unread);
 }

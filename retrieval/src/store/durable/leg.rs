@@ -69,20 +69,25 @@ impl Leg for DurableLeg<'_> {
         rarity(&frequencies, documents)
     }
 
-    fn terms(&self, documents: &[DocId]) -> Result<Vec<Vec<TermScore>>, IndexError> {
+    fn terms(&self, documents: &[DocId], stop: &dyn Stop) -> Result<Vec<Vec<TermScore>>, IndexError> {
         let (Index::Lexical(index), LegQuery::Lexical(query)) = (self.index()?, &self.query) else {
             return Ok(vec![Vec::new(); documents.len()]);
         };
-        index.breakdown(&words(query, self.kept.schema()), documents)
+        index.breakdown(&words(query, self.kept.schema()), documents, stop)
     }
 
-    fn snippets(&self, job: &SnippetJob, documents: &[&StoredDocument]) -> Result<Vec<Vec<Snippet>>, IndexError> {
+    fn snippets(
+        &self,
+        job: &SnippetJob,
+        documents: &[&StoredDocument],
+        stop: &dyn Stop,
+    ) -> Result<Vec<Vec<Snippet>>, IndexError> {
         let (Index::Lexical(index), LegQuery::Lexical(query)) = (self.index()?, &self.query) else {
             return Ok(vec![Vec::new(); documents.len()]);
         };
         let texts: Vec<_> = documents.iter().map(|document| &document.texts).collect();
         let options = SnippetOptions { chars_max: job.characters_max };
-        let pieces = index.snippets(&words(query, self.kept.schema()), &texts, options)?;
+        let pieces = index.snippets(&words(query, self.kept.schema()), &texts, options, stop)?;
         let wanted = |piece: &Piece| job.fields.contains(&piece.field);
         let piece = |piece: Piece| Snippet { field: piece.field, text: piece.text, highlights: piece.highlights };
         Ok(pieces.into_iter().map(|of| of.into_iter().filter(wanted).map(piece).collect()).collect())
