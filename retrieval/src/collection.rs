@@ -41,6 +41,7 @@ use tokio::sync::{
     oneshot,
 };
 
+pub(crate) use self::snapshot::remove_unfinished;
 pub use self::{
     applier::Progress,
     leg::{FeedError, Follower, Index, Leg},

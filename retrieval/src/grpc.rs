@@ -19,6 +19,7 @@ use crate::{
     config::Limits,
     search::{Lacking, LegReport, LegState, Pool, PoolError, SearchError, Searcher, SourceError},
     store::{Collection, Store, StoreError},
+    truth::StorageError,
     validate,
 };
 
@@ -148,10 +149,7 @@ fn refusal(error: StoreError) -> Refusal {
                 retry_after: Some(Duration::from_secs(10)),
             }
         }
-        StoreError::Failed(error) => {
-            tracing::error!(%error, "the store failed");
-            Refusal::Internal
-        }
+        StoreError::Failed(error) => failed(&error),
     }
 }
 
@@ -165,16 +163,23 @@ fn unanswered(error: SearchError) -> Refusal {
             Refusal::FailedPrecondition { reason: "CURSOR_EXPIRED", message: format!("the cursor's page: {error}") }
         }
         SearchError::AllLegsFailed(legs) => all_failed(&legs),
-        SearchError::Source(error) => {
-            tracing::error!(%error, "a search failed");
-            Refusal::Internal
-        }
+        SearchError::Source(error) => failed(&error),
         SearchError::Overloaded => overloaded("searches"),
         SearchError::Expired => Refusal::DeadlineExceeded { phase: "search" },
         SearchError::Lacks(lacking) => lacks(&lacking),
         SearchError::Unreachable(error) => unreachable(&error),
         SearchError::Gone { name } => Refusal::NotFound { resource_type: "collection", name },
     }
+}
+
+/// What a caller is told whose collection failed. Readers that ran out do not: searches that end give theirs back.
+fn failed(error: &SourceError) -> Refusal {
+    if let Some(StorageError::Readers { max }) = error.cause.downcast_ref() {
+        let (what, limit) = ("readers".to_owned(), u64::from(*max));
+        return Refusal::ResourceExhausted { what, limit, retry_after: RETRY_AFTER };
+    }
+    tracing::error!(%error, "the store failed");
+    Refusal::Internal
 }
 
 /// What a caller is told that asks an engine for what it does not do.
@@ -216,5 +221,17 @@ mod tests {
         for (error, code) in cases {
             assert_eq!(Status::from(not_done(error)).code(), code, "{error:?}");
         }
+    }
+
+    #[test]
+    fn readers_that_ran_out_are_an_overload() {
+        let failed = |cause| SourceError::of("opening a reader")(cause);
+        let cases =
+            [(StorageError::Readers { max: 512 }, Code::ResourceExhausted), (StorageError::Broken, Code::Internal)];
+        for (cause, code) in cases {
+            assert_eq!(Status::from(unanswered(SearchError::Source(failed(cause)))).code(), code);
+        }
+        let read = refusal(StoreError::Failed(failed(StorageError::Readers { max: 512 })));
+        assert!(matches!(read, Refusal::ResourceExhausted { limit: 512, .. }), "{read:?}");
     }
 }

@@ -289,7 +289,10 @@ impl<V: Stored + ?Sized> Follower for Vectors<V> {
     fn publish(&self) -> Result<(), FeedError> {
         let index = self.current().index;
         if self.was_filled() && self.unkept.load(Ordering::Acquire) >= KEEP_AFTER.max(index.len() / 4) {
-            index.flush()?;
+            // It serves searches as well without: what is kept only makes the next start shorter.
+            if let Err(error) = index.flush() {
+                tracing::warn!(vector = self.name, %error, "an index is not kept; it is tried again after more vectors");
+            }
             self.unkept.store(0, Ordering::Release);
         }
         Ok(())
@@ -319,5 +322,28 @@ impl<V: Stored + ?Sized> Follower for Vectors<V> {
 impl<V: Stored + ?Sized> fmt::Debug for Vectors<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vectors").field("name", &self.name).field("index", &self.current().index).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::schema::Metric;
+
+    #[test]
+    fn a_graph_that_cannot_be_kept_is_followed_on() {
+        let folder = TempDir::new().unwrap();
+        let field = DenseField { name: "d".into(), dim: 2, metric: Metric::Cosine };
+        let vectors = dense(folder.path(), &field, &GraphOptions::default()).unwrap();
+        vectors.clear().unwrap();
+        vectors.filled();
+        // A file where its folder should be.
+        fs::write(folder.path().join("dense-d"), "").unwrap();
+        vectors.unkept.store(KEEP_AFTER, Ordering::Release);
+        assert!(vectors.current().index.flush().is_err());
+        vectors.publish().unwrap();
+        assert_eq!(vectors.unkept.load(Ordering::Acquire), 0);
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     collection::{Collection, CollectionOptions, OpenError, OpenFollowers, SnapshotError, SnapshotManifest, restore},
     identity::{NameError, check_name},
     schema::{Schema, SchemaFault},
-    truth::{DiskError, StorageError, disk},
+    truth::{DiskError, StorageError, disk, sync_folder},
 };
 
 /// Bounds of a shard.
@@ -245,7 +245,8 @@ impl Shard {
         fs::create_dir_all(&parent).map_err(disk("create", &parent))?;
         let made = make(&folder).and_then(|made| {
             let collection = made.map_err(|fault| ShardError::Open { name: name.to_owned(), fault })?;
-            crate::truth::sync_folder(&parent)?;
+            sync_folder(&parent)?;
+            sync_folder(&self.folder)?;
             self.registry.put(name, number)?;
             Ok(Arc::new(collection))
         });

@@ -132,12 +132,14 @@ impl Applier {
             self.place = None;
             self.station.progress.send_modify(|progress| progress.filled = false);
         }
-        let Some(mut place) = self.place.take() else {
+        let Some(consumed) = self.place.as_ref().map(|place| place.consumed) else {
             self.place = self.fill()?;
             return Ok(true);
         };
+        // A read that fails leaves the place where it is: without one, everything is read again.
         let reader = self.truth.read()?;
-        let Some(entries) = reader.log_after(place.consumed, DOCUMENTS_MAX)? else {
+        let entries = reader.log_after(consumed, DOCUMENTS_MAX)?;
+        let (Some(mut place), Some(entries)) = (self.place.take(), entries) else {
             // The log does not reach back to where the index is: everything is read again, the next time round.
             return Ok(true);
         };

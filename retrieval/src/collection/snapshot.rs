@@ -22,6 +22,10 @@ use crate::{
 /// The file that makes a folder a snapshot: written last.
 pub const SNAPSHOT_MANIFEST: &str = "snapshot.json";
 const COPY: &str = "data.mdb";
+/// LMDB's, while the copy is looked at.
+const LOCK: &str = "lock.mdb";
+/// The manifest while it is written.
+const UNNAMED_MANIFEST: &str = "snapshot.json.new";
 /// The version of what a manifest says.
 const FORMAT: u32 = 1;
 /// Bytes that are read at a time.
@@ -82,7 +86,11 @@ impl Collection {
             io::ErrorKind::AlreadyExists => SnapshotError::Exists(folder.to_owned()),
             _ => disk("create", folder)(error).into(),
         })?;
-        let taken = self.snapshot_into(folder);
+        let taken = self.snapshot_into(folder).and_then(|manifest| {
+            // The folder's own entry must outlive a crash as well.
+            folder.parent().map_or(Ok(()), sync_folder)?;
+            Ok(manifest)
+        });
         if taken.is_err() {
             // It has no manifest, so it is no snapshot, even where removing it fails.
             let _ = fs::remove_dir_all(folder);
@@ -100,17 +108,38 @@ impl Collection {
             (reader.lsn(), reader.documents())
         };
         // Opening it made a lock file, which is of this process.
-        let lock = folder.join("lock.mdb");
+        let lock = folder.join(LOCK);
         fs::remove_file(&lock).map_err(disk("remove", &lock))?;
         let (bytes, sha256) = checksum(&copy)?;
         let manifest = SnapshotManifest { format: FORMAT, lsn, documents, bytes, sha256 };
-        let path = folder.join(SNAPSHOT_MANIFEST);
+        let path = folder.join(UNNAMED_MANIFEST);
         let json = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
         fs::write(&path, json).map_err(disk("write", &path))?;
         File::open(&path).and_then(|file| file.sync_all()).map_err(disk("sync", &path))?;
+        // Whole or not there.
+        fs::rename(&path, folder.join(SNAPSHOT_MANIFEST)).map_err(disk("rename", &path))?;
         sync_folder(folder)?;
         Ok(manifest)
     }
+}
+
+/// Removes what crashes left of snapshots that were being taken: folders without a manifest, in which nothing is but what
+/// taking a snapshot puts there. Not while one is taken.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn remove_unfinished(snapshots: &Path) -> Result<(), DiskError> {
+    let read = |folder: &Path| -> Result<Vec<_>, DiskError> {
+        let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        entries.map_err(disk("read", folder))
+    };
+    for folder in read(snapshots)?.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir()) {
+        let ours = |entry: &fs::DirEntry| [COPY, LOCK, UNNAMED_MANIFEST].iter().any(|name| entry.file_name() == *name);
+        if read(&folder)?.iter().all(ours) {
+            fs::remove_dir_all(&folder).map_err(disk("remove", &folder))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the folder of a collection from a snapshot, to be opened like any other. The snapshot stays as it is.

@@ -162,12 +162,18 @@ impl LexicalIndex {
         commit.set_payload(&format!("{PAYLOAD}{}", lsn.0));
         commit.commit().map_err(failed)?;
         writer.uncommitted = 0;
+        self.show(lsn)?;
+        Ok(lsn)
+    }
+
+    /// Has searches see the last commit, which is of this.
+    fn show(&self, lsn: Lsn) -> Result<(), IndexError> {
+        let failed = |cause| IndexError::storage("opening committed words")(cause);
         self.reader.reload().map_err(failed)?;
         let searcher = self.reader.searcher();
-        let before = self.view();
-        let numbers = AllNumbers::of(&searcher, &before.numbers).map_err(failed)?;
+        let numbers = AllNumbers::of(&searcher, &self.view().numbers).map_err(failed)?;
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(View { searcher, numbers, lsn });
-        Ok(lsn)
+        Ok(())
     }
 
     /// Removes everything, to be filled again. Seen after the next [`commit`](Self::commit), with what was applied by
@@ -194,7 +200,10 @@ impl LexicalIndex {
         let mut writer = self.writer();
         // The old one has the lock that the new one wants.
         writer.tantivy = None;
-        writer.tantivy = Some(writer_of(&self.index, self.options)?);
+        let tantivy = writer_of(&self.index, self.options)?;
+        // The last commit may have been done and not been shown: what is in it must not be taken for new.
+        self.show(committed(&self.index)?)?;
+        writer.tantivy = Some(tantivy);
         writer.taken = self.applied();
         writer.uncommitted = 0;
         writer.largest = self.view().numbers.largest().map(DocId);
@@ -384,5 +393,30 @@ fn committed(index: &Index) -> Result<Lsn, IndexError> {
             number.map_err(|_| IndexError::Unusable(format!("its last commit says {payload:?}")))
         }
         other => Err(IndexError::Unusable(format!("its last commit says {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::schema::Language;
+
+    #[test]
+    fn what_was_committed_and_not_shown_is_not_there_twice() {
+        let folder = TempDir::new().unwrap();
+        let schema = Schema::title_and_text(Language::English);
+        let index = LexicalIndex::open(folder.path(), &schema, LexicalOptions::default()).unwrap();
+        let (texts, before) = (Texts::from([("text".into(), "word".into())]), index.view());
+        let apply = || index.apply(&[Change::Insert(DocId(7), &texts)], Lsn(1));
+        apply().unwrap();
+        index.commit().unwrap();
+        // As when opening what was committed failed.
+        *index.view.write().unwrap() = before;
+        index.recover().unwrap();
+        apply().unwrap();
+        index.commit().unwrap();
+        assert_eq!((index.len(), index.applied()), (1, Lsn(1)));
     }
 }

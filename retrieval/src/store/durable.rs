@@ -13,7 +13,9 @@ use super::{
     Written,
 };
 use crate::{
-    collection::{self as kept, Collection as Kept, Index, SnapshotError, SnapshotManifest, WriteError},
+    collection::{
+        self as kept, Collection as Kept, Index, SnapshotError, SnapshotManifest, WriteError, remove_unfinished,
+    },
     config::StoreConfig,
     filter::Filter,
     identity::{DocId, Lsn},
@@ -24,7 +26,7 @@ use crate::{
         SourceError,
     },
     shard::{Listed, Shard, ShardError},
-    truth::{FacetError, Operation, Reader},
+    truth::{FacetError, Operation, Reader, sync_folder},
     vector_index::Stop,
 };
 
@@ -54,6 +56,8 @@ impl DurableStore {
         let shard = Shard::open(folder, config.shard(), followers(config.indexes())).map_err(failed("", ""))?;
         let snapshots = folder.join("snapshots");
         std::fs::create_dir_all(&snapshots).map_err(SourceError::of("creating the folder of snapshots"))?;
+        sync_folder(folder).map_err(SourceError::of("making the folder of snapshots durable"))?;
+        remove_unfinished(&snapshots).map_err(SourceError::of("removing unfinished snapshots"))?;
         Ok(Self { shard, snapshots })
     }
 
@@ -317,5 +321,34 @@ fn failed<'a>(kind: &'static str, name: &'a str) -> impl Fn(ShardError) -> Store
             ShardError::Storage(storage) if storage.is_full() => StoreError::Full(SourceError::of("writing")(storage)),
             error => SourceError::of("keeping collections")(error).into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::schema::Language;
+
+    #[test]
+    fn what_a_crash_left_of_a_snapshot_is_removed_and_its_name_is_free() {
+        let folder = TempDir::new().unwrap();
+        let open = || DurableStore::open(folder.path(), &StoreConfig::default()).unwrap();
+        let store = open();
+        store.create("docs", Schema::title_and_text(Language::English)).unwrap();
+        store.snapshot("docs", "whole").unwrap();
+        drop(store);
+        let (half, other) = (folder.path().join("snapshots/half"), folder.path().join("snapshots/other"));
+        [&half, &other].iter().for_each(|path| fs::create_dir(path).unwrap());
+        ["data.mdb", "snapshot.json.new"].iter().for_each(|name| fs::write(half.join(name), "half").unwrap());
+        fs::write(other.join("note.txt"), "not ours").unwrap();
+        let store = open();
+        assert!(!half.exists() && other.exists());
+        store.snapshot("docs", "half").unwrap();
+        store.restore("half", "one").unwrap();
+        store.restore("whole", "two").unwrap();
     }
 }

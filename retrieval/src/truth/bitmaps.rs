@@ -16,7 +16,7 @@ use super::{
 use crate::{identity::DocId, payload::Payload, schema::Schema};
 
 /// Changes that a batch has made and not yet written. A document begins once and ends once, so that what is added and
-/// removed is added first.
+/// removed is added first, also where it is written in between.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     changes: HashMap<Vec<u8>, Change>,
@@ -29,6 +29,15 @@ struct Change {
 }
 
 impl Pending {
+    /// Keys beyond which what is pending is written in the middle of a batch: some 300 bytes each, two bitmaps among them.
+    /// A batch's bytes do not bound them, since a number has up to eight keys.
+    pub(super) const KEYS_MAX: usize = 100_000;
+
+    /// Writes what is pending if it is much.
+    pub(super) fn flush_if_large(&mut self, truth: &Truth, txn: &mut RwTxn<'_>) -> Result<(), StorageError> {
+        if self.changes.len() > Self::KEYS_MAX { self.flush(truth, txn) } else { Ok(()) }
+    }
+
     /// A document begins.
     pub(super) fn add(&mut self, schema: &Schema, doc: DocId, payload: &Payload) {
         self.enter(schema, doc, payload, |change| &mut change.added);

@@ -268,6 +268,38 @@ fn a_facet_has_bounds() {
 }
 
 #[test]
+fn a_batch_of_many_values_is_as_many_small_ones() {
+    // Random numbers: each has some six keys of its own, more than stand in memory at a time.
+    let mut rng = SmallRng::seed_from_u64(12);
+    let schema = schema();
+    let mut document = |id: u32| {
+        let values = (0..40).map(|_| Scalar::Integer(rng.random())).collect();
+        let payload = [("integer".to_owned(), PayloadValue::Many(values))].into();
+        Operation::Upsert(Document { id: format!("id{id}"), payload, ..Document::default() })
+    };
+    let mut operations: Vec<_> = (0..600).map(&mut document).collect();
+    operations.push(Operation::Delete((0..50).map(|id| format!("id{id}")).collect()));
+    operations.extend((30..80).map(&mut document));
+    let upper = Bound::Excluded(Scalar::Integer(i64::MIN / 64 * 63));
+    operations.push(Operation::DeleteWhere(Filter::Range { field: "integer".into(), lower: Bound::Unbounded, upper }));
+    operations.push(document(600));
+    let rows = |parts: &[Vec<Operation>]| -> Vec<(Vec<u8>, RoaringBitmap)> {
+        let folder = TempDir::new().unwrap();
+        let truth = Truth::create(folder.path(), &schema, MAP_BYTES).unwrap();
+        for operations in parts {
+            truth.write(&[&Batch::check(&schema, operations.clone()).unwrap()], Lsn::ZERO).unwrap();
+        }
+        let reader = truth.read().unwrap();
+        let rows = truth.tables.payload.iter(reader.txn()).unwrap();
+        rows.map(|row| row.map(|(key, bytes)| (key.to_vec(), bitmaps::decode(bytes).unwrap())).unwrap()).collect()
+    };
+    let small: Vec<_> = operations.chunks(20).map(<[Operation]>::to_vec).collect();
+    let at_once = rows(&[operations]);
+    assert!(at_once.len() > bitmaps::Pending::KEYS_MAX, "{}", at_once.len());
+    assert!(at_once == rows(&small));
+}
+
+#[test]
 fn a_reader_sees_one_moment() {
     let (folder, schema) = (TempDir::new().unwrap(), schema());
     let truth = Truth::create(folder.path(), &schema, MAP_BYTES).unwrap();

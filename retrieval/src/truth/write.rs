@@ -229,7 +229,7 @@ impl Write<'_> {
             }
         }
         self.pending.add(schema, doc, &document.payload);
-        Ok(())
+        self.pending.flush_if_large(self.truth, txn)
     }
 
     /// A document is not there any more; an index that is behind still reads it.
@@ -238,6 +238,7 @@ impl Write<'_> {
         let row = truth.row(txn, doc)?.ok_or(StorageError::Corrupt { expected: "the document of an id" })?;
         let head = record::head(row)?;
         self.pending.remove(schema, doc, &head.payload);
+        self.pending.flush_if_large(truth, txn)?;
         truth.tables.ids.delete(txn, head.id.as_bytes()).map_err(|error| truth.fault(error))?;
         self.state.documents -= 1;
         // What began in this very batch was never seen by anyone. The rest is kept until the log forgets it.

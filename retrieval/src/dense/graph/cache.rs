@@ -43,7 +43,10 @@ pub(crate) fn load(
         return Ok(None);
     };
     let mut engine = Engine::new(metric, dim, options)?;
-    engine.load(&file)?;
+    if let Err(error) = engine.load(&file) {
+        tracing::warn!(%error, "a graph that was kept cannot be loaded; it is linked again");
+        return Ok(None);
+    }
     Ok(Some((engine, documents)))
 }
 
@@ -70,6 +73,16 @@ pub(crate) fn keep(shared: &Shared) -> Result<(), IndexError> {
     let failed = |cause: io::Error| IndexError::storage("keeping the graph")(cause);
     fs::create_dir_all(folder).map_err(failed)?;
     let unnamed = folder.join("graph.new");
+    let kept = keep_as(shared, folder, &unnamed);
+    if kept.is_err() {
+        // It may be as large as the room that was left. Not there is as good as removed.
+        let _ = fs::remove_file(&unnamed);
+    }
+    kept
+}
+
+fn keep_as(shared: &Shared, folder: &Path, unnamed: &Path) -> Result<(), IndexError> {
+    let failed = |cause: io::Error| IndexError::storage("keeping the graph")(cause);
     let documents = {
         // Held together: what is in the graph is what is said to be, and nothing is added while it is written.
         let _linking = shared.linking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -77,12 +90,12 @@ pub(crate) fn keep(shared: &Shared) -> Result<(), IndexError> {
             let state = shared.read();
             &state.linked | &state.gone
         };
-        shared.engine().save(&unnamed)?;
+        shared.engine().save(unnamed)?;
         documents
     };
-    let (bytes, crc) = checksum(&unnamed).map_err(failed)?;
-    File::open(&unnamed).and_then(|file| file.sync_all()).map_err(failed)?;
-    fs::rename(&unnamed, folder.join(name(crc))).map_err(failed)?;
+    let (bytes, crc) = checksum(unnamed).map_err(failed)?;
+    File::open(unnamed).and_then(|file| file.sync_all()).map_err(failed)?;
+    fs::rename(unnamed, folder.join(name(crc))).map_err(failed)?;
     let mut list = Vec::new();
     documents.serialize_into(&mut list).map_err(failed)?;
     let settings = settings(shared.metric, shared.dim, &shared.options);

@@ -82,12 +82,14 @@ fn finds_what_the_exact_index_finds_while_documents_come_and_go() {
         let mut both = Both::new(metric, options(None));
         both.graph.filled();
         both.change(&mut rng, 2_000, 0);
+        let mut recalls = Vec::new();
         for _ in 0..6 {
             both.change(&mut rng, 300, 250);
             // Whatever is linked by now.
-            let recall = both.recall(&mut rng, 10, None);
-            assert!(recall >= 0.98, "{metric:?}: {recall}");
+            recalls.push(both.recall(&mut rng, 10, None));
         }
+        // A round's 200 hits are too few to tell 0.98 from chance.
+        assert!(recalls.iter().sum::<f64>() / recalls.len() as f64 >= 0.98, "{metric:?}: {recalls:?}");
         both.graph.settle();
         let status = both.graph.status();
         assert_eq!((status.linked, status.fault.as_ref()), (both.live.len(), None), "{metric:?}");
@@ -210,6 +212,37 @@ fn a_damaged_graph_is_made_anew() {
         assert_eq!(reopen(&mut both, options(Some(folder.path()))), 0, "damage {damage}");
         assert!(both.recall(&mut rng, 20, None) >= 0.98);
     }
+}
+
+#[test]
+fn a_graph_that_cannot_be_loaded_is_made_anew_and_half_of_one_is_removed() {
+    let mut rng = SmallRng::seed_from_u64(9);
+    let folder = TempDir::new().unwrap();
+    let mut both = Both::new(Metric::Cosine, options(Some(folder.path())));
+    both.graph.filled();
+    both.change(&mut rng, 400, 0);
+    both.graph.settle();
+    both.graph.flush().unwrap();
+    // A folder where the file should be: the same graph is written once more, and cannot be named.
+    let mut files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let graph = files.find(|file| file.extension().unwrap() == "bin").unwrap();
+    std::fs::remove_file(&graph).unwrap();
+    std::fs::create_dir_all(graph.join("full")).unwrap();
+    both.graph.flush().unwrap_err();
+    assert!(!folder.path().join("graph.new").exists());
+    std::fs::remove_dir_all(&graph).unwrap();
+    // A file that is as its line says, and no graph.
+    let (bytes, description) = (vec![0; 4_096], folder.path().join("graph.txt"));
+    let crc = format!("{:08x}", crc32fast::hash(&bytes));
+    std::fs::write(folder.path().join(format!("graph-{crc}.bin")), &bytes).unwrap();
+    let said = std::fs::read(&description).unwrap();
+    let line_end = said.iter().position(|&byte| byte == b'\n').unwrap();
+    let mut words: Vec<_> = std::str::from_utf8(&said[..line_end]).unwrap().split(' ').collect();
+    let at = words.len() - 3;
+    (words[at], words[at + 1]) = ("4096", &crc);
+    std::fs::write(&description, [words.join(" ").as_bytes(), &said[line_end..]].concat()).unwrap();
+    assert_eq!(reopen(&mut both, options(Some(folder.path()))), 0);
+    assert!(both.recall(&mut rng, 20, None) >= 0.98);
 }
 
 #[test]
