@@ -1,5 +1,6 @@
 //! How good BM25's order is on judged collections, where they are beside the workspace.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helper functions too")]
+#![allow(clippy::disallowed_methods, reason = "tests are their own rim")]
 #![allow(clippy::print_stderr, reason = "says what was skipped, and what was found")]
 
 use std::{collections::BTreeMap, fs, path::Path};
@@ -13,6 +14,9 @@ use sluice_retrieval::{
     vector_index::{Change, Never},
 };
 use tempfile::TempDir;
+
+/// Set to anything, it turns the absence of the collections from a skip into a failure.
+const REQUIRE_SHARED: &str = "SLUICE_REQUIRE_SHARED";
 
 #[derive(Deserialize)]
 struct Text {
@@ -29,6 +33,11 @@ fn lines(path: &Path) -> Vec<Text> {
 fn check(collection: &str, ndcg_min: f64, recall_min: f64) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(collection);
     if !folder.exists() {
+        assert!(
+            std::env::var_os(REQUIRE_SHARED).is_none(),
+            "{REQUIRE_SHARED} is set, and there is no {}",
+            folder.display()
+        );
         eprintln!("skipped: there is no {}", folder.display());
         return;
     }

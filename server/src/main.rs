@@ -29,8 +29,15 @@ use sluice_service::{
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 /// Variables with our prefix that are somebody else's: the client's, and switches of the tests.
-const FOREIGN_VARIABLES: [&str; 5] =
-    ["SLUICE_URL", "SLUICE_REQUIRE_MODEL", "SLUICE_LOAD_SECONDS", "SLUICE_REQUIRE_ISA", "SLUICE_REQUIRE_GPU"];
+const FOREIGN_VARIABLES: [&str; 7] = [
+    "SLUICE_URL",
+    "SLUICE_REQUIRE_MODEL",
+    "SLUICE_LOAD_SECONDS",
+    "SLUICE_REQUIRE_ISA",
+    "SLUICE_REQUIRE_GPU",
+    "SLUICE_REQUIRE_SHARED",
+    "SLUICE_REQUIRE_MOUNT",
+];
 /// Width of the quickstart's table.
 const TABLE_COLUMNS: usize = 100;
 /// Printed below it.

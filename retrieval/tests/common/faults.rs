@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Condvar, Mutex, PoisonError},
+    time::Duration,
 };
 
 use sluice_retrieval::{
@@ -57,7 +58,8 @@ impl Interference for Faults {
             Some(Fate::Panics) => unreachable!("on purpose"),
             Some(Fate::Stalls) => {
                 while !stop.stop() {
-                    std::thread::yield_now();
+                    // Not at the cost of the legs that are to answer.
+                    std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(IndexError::Stopped)
             }

@@ -3,6 +3,7 @@
 
 pub mod faults;
 pub mod memory;
+pub mod timerless;
 
 use std::{collections::HashMap, net::SocketAddr, num::NonZero, path::Path, sync::Arc, time::Duration};
 

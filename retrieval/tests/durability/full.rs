@@ -15,6 +15,8 @@ use crate::{
 };
 
 const CHILD: &str = "SLUICE_FULL_CHILD";
+/// Set to anything, it turns a disk that cannot be mounted from a skip into a failure.
+const REQUIRE_MOUNT: &str = "SLUICE_REQUIRE_MOUNT";
 const MAP_BYTES: u64 = 1 << 30;
 /// Documents of a batch, all new.
 const DOCUMENTS: u64 = 8;
@@ -128,6 +130,10 @@ impl Drop for Tmpfs {
 fn a_full_disk_is_an_error_and_no_loss() {
     let folder = TempDir::new().unwrap();
     let Some(disk) = Tmpfs::mount(folder.path(), 16 << 20) else {
+        assert!(
+            env::var_os(REQUIRE_MOUNT).is_none(),
+            "{REQUIRE_MOUNT} is set, and mounting a tmpfs is not allowed here"
+        );
         println!("skipped: mounting a tmpfs is not allowed here");
         return;
     };

@@ -12,6 +12,9 @@ use crate::{
     served::over,
 };
 
+/// Set to anything, it turns the absence of the collections from a skip into a failure.
+const REQUIRE_SHARED: &str = "SLUICE_REQUIRE_SHARED";
+
 #[derive(Deserialize)]
 struct Text {
     id: String,
@@ -27,6 +30,11 @@ fn lines(path: &Path) -> Vec<Text> {
 async fn check(collection: &str, ndcg_min: f64, recall_min: f64) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(collection);
     if !folder.exists() {
+        assert!(
+            std::env::var_os(REQUIRE_SHARED).is_none(),
+            "{REQUIRE_SHARED} is set, and there is no {}",
+            folder.display()
+        );
         eprintln!("skipped: there is no {}", folder.display());
         return;
     }

@@ -1,7 +1,7 @@
 //! Searches that go well.
 
 use sluice_proto::retrieval::v1 as wire;
-use tonic::{Code, Request};
+use tonic::Code;
 use wire::search_stream_response::Update;
 
 use crate::common::{
@@ -218,8 +218,8 @@ async fn a_search_waits_for_the_write_that_it_names() {
     let behind = client.search(request(0)).await.expect("answered").into_inner();
     assert!(!ids(&behind).contains(&"new") && behind.legs[0].applied_lsn < lsn, "the index has not come to it");
 
-    let mut late = Request::new(request(lsn));
-    late.set_timeout(std::time::Duration::from_millis(200));
+    let mut late = request(lsn);
+    late.legs[0].timeout = Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 });
     let status = client.search(late).await.expect_err("the only leg is behind");
     assert_eq!(status.code(), Code::DeadlineExceeded);
 
