@@ -196,7 +196,7 @@ mod tests {
             &mut paced("sluice avx2", 4, 0.5),
             &mut paced("onnxruntime f32", 2, 0.5),
             &mut paced("onnxruntime int8", 1, 0.25),
-            &mut paced("candle-transformers", 12, 0.5),
+            &mut paced("candle-transformers", 32, 0.5),
         ];
         Tracks::of(interleave(contenders, &requests(&[10, 20]), 3, || {}).unwrap()).unwrap()
     }
@@ -211,11 +211,11 @@ mod tests {
         let expected = [
             ("dense/natural", 125.0, "onnxruntime f32", 0.5, Some(1.5)),
             ("dense/natural", 125.0, "onnxruntime int8", 0.25, None),
-            ("dense/natural", 125.0, "candle-transformers", 3.0, Some(2.0)),
+            ("dense/natural", 125.0, "candle-transformers", 8.0, Some(2.0)),
             ("dense/natural", 125.0, "candle's products", 4.0, None),
             ("dense/natural/int8", 500.0, "onnxruntime int8", 1.0, Some(2.0)),
             ("dense/natural/int8", 500.0, "onnxruntime f32", 2.0, None),
-            ("dense/natural/int8", 500.0, "candle-transformers", 12.0, Some(4.0)),
+            ("dense/natural/int8", 500.0, "candle-transformers", 32.0, Some(4.0)),
             ("dense/natural/avx2", 125.0, "onnxruntime f32", 0.5, Some(1.0)),
             ("dense/natural/encode", 2500.0, "onnxruntime f32", 0.5, None),
             ("dense/natural/grpc", 62.5, "sluice", 0.5, Some(0.9)),
