@@ -106,7 +106,8 @@ impl Asker {
     fn new(source: Arc<dyn Source>, lsn: Lsn, machine: &Machine) -> Self {
         let config = ShardConfig::default().search;
         let pool = Pool::new(config.places(machine.processors), config.queued_legs_max);
-        let searcher = Searcher::new(pool, KeptLists::new(config.kept_lists_max), config.settings());
+        let searcher =
+            Searcher::new(pool, KeptLists::new(config.kept_lists_max, config.kept_hits_max), config.settings());
         Self { searcher, source, lsn }
     }
 

@@ -167,7 +167,7 @@ impl Collection {
         let bell = Arc::new(Bell::default());
         let gone = Arc::clone(&bell);
         truth.on_reader_gone(move || gone.ring());
-        let followers = followers(&folder.join("indexes"), truth.schema())?;
+        let followers = followers(&indexes_folder(folder), truth.schema())?;
         let stations: Vec<_> =
             followers.into_iter().map(|(leg, follower)| Arc::new(Station::new(leg, follower))).collect();
         let (jobs, queue) = mpsc::channel(options.queue_batches_max.max(1));
@@ -278,9 +278,9 @@ impl Collection {
     /// [`LegFault::Unknown`].
     pub fn rebuild(&self, leg: &Leg) -> Result<(), LegFault> {
         let station = self.station(leg)?;
+        station.rebuild.store(true, Ordering::Release);
         // Said before it begins, so that who waits for the leg does not find it there still.
         station.progress.send_modify(|progress| progress.filled = false);
-        station.rebuild.store(true, Ordering::Release);
         self.bell.ring();
         Ok(())
     }
@@ -337,6 +337,11 @@ impl fmt::Debug for Collection {
 /// Where a collection's truth lies.
 fn truth_folder(folder: &Path) -> PathBuf {
     folder.join("truth")
+}
+
+/// Where its indexes lie: all of it can be made from the truth.
+pub(crate) fn indexes_folder(folder: &Path) -> PathBuf {
+    folder.join("indexes")
 }
 
 fn job(batch: Batch) -> (Job, PendingWrite) {

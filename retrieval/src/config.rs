@@ -79,7 +79,8 @@ pub struct Limits {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SearchConfig {
-    /// Legs that run at once; 0 = two for each processor, and four at least. Legs that hang keep their place.
+    /// Legs that run at once, and searches that read documents at once; 0 = two for each processor, and four at least.
+    /// Legs that hang keep their place.
     pub threads: usize,
     /// Legs that wait for a place; what comes beyond them is refused at once.
     pub queued_legs_max: usize,
@@ -87,6 +88,8 @@ pub struct SearchConfig {
     pub leg_share: f64,
     /// Lists that are kept for further pages.
     pub kept_lists_max: usize,
+    /// Hits of all these lists: bounds their memory. A longer list is not kept.
+    pub kept_hits_max: usize,
     /// Weights follow the query where a search does not say.
     pub adaptive_weights: bool,
     /// Words that a question begins with, in lower case.
@@ -180,6 +183,7 @@ impl Default for SearchConfig {
             queued_legs_max: 1024,
             leg_share: 0.8,
             kept_lists_max: 256,
+            kept_hits_max: 1_000_000,
             adaptive_weights: true,
             question_words: QUESTION_WORDS.map(str::to_owned).to_vec(),
         }

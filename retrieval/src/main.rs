@@ -25,23 +25,13 @@ use sluice_retrieval::{
     store::{DurableStore, Store, StoreError},
 };
 use sluice_service::{
-    config::{ConfigFile, Layers, load_and_check, render},
+    config::{ConfigFile, Layers, load_and_check, own_variables, render},
     drain::{Drain, Ending},
     telemetry::init_logs,
 };
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
-/// Variables with our prefix that are somebody else's: the client's, and switches of the tests.
-const FOREIGN_VARIABLES: [&str; 7] = [
-    "SLUICE_URL",
-    "SLUICE_REQUIRE_MODEL",
-    "SLUICE_LOAD_SECONDS",
-    "SLUICE_REQUIRE_ISA",
-    "SLUICE_REQUIRE_GPU",
-    "SLUICE_REQUIRE_SHARED",
-    "SLUICE_REQUIRE_MOUNT",
-];
 
 /// Keeps collections of documents and finds candidates in them, by words and by vectors.
 ///
@@ -62,6 +52,10 @@ struct Flags {
     /// Address of the Prometheus port; off unless given.
     #[arg(long, value_name = "ADDR")]
     metrics_listen: Option<SocketAddr>,
+    /// Throw away all indexes of this collection and fill them anew from its documents, beside the first searches.
+    /// May be given more than once. Not with `engine = "qdrant"`.
+    #[arg(long, value_name = "COLLECTION")]
+    rebuild: Vec<String>,
     /// Print the resolved configuration and exit.
     #[arg(long)]
     print_config: bool,
@@ -76,7 +70,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let done = if flags.print_config { print_config(&config) } else { run(config) };
+    let done = if flags.print_config { print_config(&config) } else { run(config, flags.rebuild) };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -100,7 +94,7 @@ fn print_config(config: &ShardConfig) -> anyhow::Result<()> {
     Ok(std::io::stdout().lock().write_all(render(config).as_bytes())?)
 }
 
-fn run(config: ShardConfig) -> anyhow::Result<()> {
+fn run(config: ShardConfig, rebuild: Vec<String>) -> anyhow::Result<()> {
     init_logs(config.log.format, &config.log.filter, std::io::stderr().is_terminal())?;
     let processors = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("sluice-network").build()?;
@@ -108,7 +102,7 @@ fn run(config: ShardConfig) -> anyhow::Result<()> {
         let shard = Shard::bind(config, processors).await?;
         let drain = Drain::new();
         tokio::spawn(drain.clone().follow_termination());
-        match shard.run(open, drain).await? {
+        match shard.run(move |folder, config| open(folder, config, &rebuild), drain).await? {
             Ending::Finished | Ending::Unasked => tracing::info!("stopped; every request was answered"),
             Ending::Unfinished => tracing::warn!("stopped; what was unfinished was cut off"),
         }
@@ -119,9 +113,9 @@ fn run(config: ShardConfig) -> anyhow::Result<()> {
     result
 }
 
-fn open(folder: &Path, config: &ShardConfig) -> Result<Arc<dyn Store>, StoreError> {
+fn open(folder: &Path, config: &ShardConfig, rebuild: &[String]) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match config.engine {
-        EngineKind::Local => Arc::new(DurableStore::open(folder, &config.store)?),
+        EngineKind::Local => Arc::new(DurableStore::open_rebuilding(folder, &config.store, rebuild)?),
         EngineKind::Qdrant => {
             // A clock before 1970 is a fault that versions do not add to.
             let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -142,22 +136,16 @@ fn configuration(flags: &Flags) -> Result<ShardConfig, String> {
             None
         }
     });
-    let layers = Layers { file, environment: environment(), flags: flag_layer(flags) };
+    let layers = Layers { file, environment: own_variables(std::env::vars_os()), flags: flag_layer(flags) };
     match load_and_check(&layers, ShardConfig::faults) {
+        Ok(config) if config.engine == EngineKind::Qdrant && !flags.rebuild.is_empty() => {
+            faults.push("--rebuild: the indexes are the cluster's".to_owned());
+        }
         Ok(config) if faults.is_empty() => return Ok(config),
         Ok(_) => {}
         Err(found) => faults.push(found.to_string()),
     }
     Err(faults.join("\n"))
-}
-
-/// The variables that may be ours. Others need not even be text.
-fn environment() -> Vec<(String, String)> {
-    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-    variables
-        .filter(|(name, _)| !FOREIGN_VARIABLES.contains(&name.as_str()))
-        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
-        .collect()
 }
 
 /// Flags as the uppermost layer of the configuration.

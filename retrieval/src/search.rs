@@ -6,9 +6,10 @@
 //!                                                        └► leg ─┘     └► kept for the pages behind
 //! ```
 //!
-//! Legs run side by side on a bounded pool, each with its share of the deadline. One that fails or is late is left out
-//! and said so; the answer is never late for it. What is returned is read at one moment: a hit whose document is not live
-//! in the snapshot is dropped, whatever an index that runs ahead or behind says.
+//! Legs run side by side on a bounded pool, each with its share of the deadline; the truth is read on another. A leg that
+//! fails or is late is left out and said so; the answer is never late for it. What is returned is read at one moment,
+//! whether an index runs ahead of it or behind: a document that is being replaced is found by its former version until the
+//! index has the new one, and one that is not there is dropped.
 //!
 //! Nothing here knows a wire, and nothing a store: what a search needs of a collection is a [`Source`], and what it needs
 //! of an index a [`Leg`].
@@ -21,6 +22,7 @@ mod kept;
 mod legs;
 mod pool;
 mod source;
+mod versions;
 
 use std::sync::Arc;
 
@@ -62,7 +64,10 @@ pub struct SearchSettings {
 /// Runs searches. Clones share everything.
 #[derive(Clone)]
 pub struct Searcher {
+    /// For legs.
     pool: Pool,
+    /// For reading the truth, which takes little time: legs that hang keep nobody from it.
+    reading: Pool,
     kept: KeptLists,
     settings: Arc<SearchSettings>,
     interference: Arc<dyn Interference>,
@@ -116,10 +121,11 @@ struct View {
 }
 
 impl Searcher {
-    /// A searcher with this pool, keeping lists for pages to come in `kept`.
+    /// A searcher with this pool for legs and another such for reading, keeping lists for pages to come in `kept`.
     #[must_use]
     pub fn new(pool: Pool, kept: KeptLists, settings: SearchSettings) -> Self {
-        Self { pool, kept, settings: Arc::new(settings), interference: Arc::new(Undisturbed) }
+        let reading = pool.another();
+        Self { pool, reading, kept, settings: Arc::new(settings), interference: Arc::new(Undisturbed) }
     }
 
     /// The same, with something that comes between each leg and its index: a test's faults.
@@ -148,21 +154,15 @@ impl Searcher {
             None => self.list(&source, &job, &view, deadline, listener).await?,
         };
         let reading = Instant::now();
-        let from = match &job.after {
-            None => 0,
-            Some(cursor) => {
-                let there = list.hits.get((cursor.rank as usize).saturating_sub(1));
-                cursor.resume(there.map(|hit| (hit.score, &*hit.id.id)))?
-            }
-        };
-        let hits = self.pool.run(deadline, {
+        let from = list.begin(&job)?;
+        let hits = self.reading.run(deadline, {
             let (view, job, list) = (Arc::clone(&view), Arc::clone(&job), Arc::clone(&list));
             move || answer::page((&*source, &view), &job, &list, from, deadline)
         });
         let hits = hits.await??;
         let next_cursor = list.cursor_behind(&job, from);
         if next_cursor.is_some() {
-            self.kept.keep(KeptKey::of(&job, list.lsn), &list);
+            self.kept.keep(KeptKey::of(&job, &list), &list);
         }
         Ok(SearchAnswer {
             hits,
@@ -187,7 +187,7 @@ impl Searcher {
     /// The list that the job's cursor was cut from, if it is still there.
     fn kept_list(&self, job: &SearchJob) -> Option<Arc<KeptList>> {
         let cursor = job.after.as_ref()?;
-        self.kept.get(KeptKey::of(job, Lsn(cursor.lsn)))
+        self.kept.get(KeptKey::behind(cursor))
     }
 
     /// Reads what the whole search is about.
@@ -198,7 +198,7 @@ impl Searcher {
         deadline: Instant,
     ) -> Result<View, SearchError> {
         let (source, job) = (Arc::clone(source), Arc::clone(job));
-        let reading = self.pool.run(deadline, move || {
+        let reading = self.reading.run(deadline, move || {
             let snapshot = source.snapshot()?;
             let lsn = snapshot.lsn();
             if job.min_lsn > lsn {
@@ -273,7 +273,7 @@ impl Searcher {
         if let Some(min_score) = job.min_score {
             hits.retain(|hit| hit.score >= min_score);
         }
-        KeptList { lsn, hits, legs, fusion: FusionReport { method: job.method, features } }
+        KeptList::new(lsn, hits, legs, FusionReport { method: job.method, features })
     }
 
     /// What the weights follow; `None` where they do not.

@@ -133,7 +133,7 @@ impl Shard {
         let Self { config, processors, listener, metrics_listener, metrics, serving, interference } = self;
         let (health, health_service) = Health::new(&SERVICES);
         let pool = Pool::new(config.search.places(processors), config.search.queued_legs_max);
-        let kept = KeptLists::new(config.search.kept_lists_max);
+        let kept = KeptLists::new(config.search.kept_lists_max, config.search.kept_hits_max);
         let app = App::new(AppParts {
             limits: config.limits,
             default_deadline: config.default_deadline,

@@ -9,6 +9,7 @@
 //! A collection is there once the registry says so, in one transaction: a folder that it does not know is what a crash
 //! left of a creation or a drop, and is removed at the next start. A collection never takes over another's folder.
 
+mod leftovers;
 mod registry;
 
 use std::{
@@ -139,6 +140,20 @@ impl Shard {
         options: ShardOptions,
         followers: impl Fn(&Path, &Schema) -> Followers + Send + Sync + 'static,
     ) -> Result<Self, ShardError> {
+        Self::open_rebuilding(folder, options, &[], followers)
+    }
+
+    /// The same, with the indexes of these collections (or aliases) thrown away first: they are filled anew from the truth
+    /// beside the first searches.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`ShardError::Unknown`] for one that is not there, and then nothing is thrown away.
+    pub fn open_rebuilding(
+        folder: &Path,
+        options: ShardOptions,
+        rebuild: &[String],
+        followers: impl Fn(&Path, &Schema) -> Followers + Send + Sync + 'static,
+    ) -> Result<Self, ShardError> {
         fs::create_dir_all(folder).map_err(disk("create", folder))?;
         let path = folder.join("LOCK");
         let lock = File::create(&path).map_err(disk("create", &path))?;
@@ -158,7 +173,9 @@ impl Shard {
         };
         shard.remove_strays()?;
         let mut names = Names { collections: BTreeMap::new(), aliases: shard.registry.aliases()? };
-        for (name, number) in shard.registry.collections()? {
+        let numbers = shard.registry.collections()?;
+        shard.remove_indexes(&numbers, &names.aliases, rebuild)?;
+        for (name, number) in numbers {
             let opened = Collection::open(&shard.collection_folder(number), options.collection, shard.followers());
             let collection = opened.map_err(|fault| ShardError::Open { name: name.clone(), fault })?;
             names.collections.insert(name, Arc::new(collection));
@@ -328,23 +345,6 @@ impl Shard {
     pub fn close(&self) {
         let collections: Vec<_> = self.names().collections.values().cloned().collect();
         collections.iter().for_each(|collection| collection.close());
-    }
-
-    /// Removes folders that the registry does not know.
-    fn remove_strays(&self) -> Result<(), ShardError> {
-        let parent = self.folder.join("collections");
-        if !parent.is_dir() {
-            return Ok(());
-        }
-        let known: Vec<_> =
-            self.registry.collections()?.values().map(|number| self.collection_folder(*number)).collect();
-        for entry in fs::read_dir(&parent).map_err(disk("read", &parent))? {
-            let path = entry.map_err(disk("read", &parent))?.path();
-            if !known.contains(&path) {
-                fs::remove_dir_all(&path).map_err(disk("remove", &path))?;
-            }
-        }
-        Ok(())
     }
 
     fn collection_folder(&self, number: u64) -> PathBuf {

@@ -79,6 +79,9 @@ pub enum IndexError {
     /// [`Stop`] said so before the search was done.
     #[error("the search was stopped before it was done")]
     Stopped,
+    /// It was emptied while it was searched, or before, and does not have all documents yet.
+    #[error("the index is being filled")]
+    Filling,
     /// A vector that the schema refuses came here all the same.
     #[error("a vector: {0}")]
     Vector(#[from] VectorFault),

@@ -60,7 +60,7 @@ fn filters_mean_the_same_on_every_leg() {
         let folder = tempfile::tempdir().unwrap();
         let store = DurableStore::open(folder.path(), &StoreConfig::default()).unwrap();
         store.create("documents", corpus::schema()).unwrap();
-        let searcher = Searcher::new(Pool::new(4, 64), KeptLists::new(0), SearchConfig::default().settings());
+        let searcher = Searcher::new(Pool::new(4, 64), KeptLists::new(0, 0), SearchConfig::default().settings());
         let (collection, corpus) = (store.find("documents").unwrap(), Corpus::default());
         let runtime = Runtime::new().unwrap();
         let mut run = Run { seed, runtime, collection, searcher, corpus, graphs: Graphs::new(), lsn: Lsn(0) };

@@ -3,10 +3,12 @@
 #![allow(clippy::disallowed_methods, reason = "tests are their own rim")]
 #![allow(clippy::print_stderr, reason = "says what was skipped, and what was found")]
 
-use std::{collections::BTreeMap, fs, path::Path};
+mod judged;
 
-use serde::Deserialize;
-use sluice_core::evaluate::{Metric, Qrels, Run, evaluate};
+use std::collections::BTreeMap;
+
+use judged::{Text, lines};
+use sluice_core::evaluate::Run;
 use sluice_retrieval::{
     identity::{DocId, Lsn},
     lexical::{LexicalIndex, LexicalOptions, LexicalQuery, Texts},
@@ -15,32 +17,8 @@ use sluice_retrieval::{
 };
 use tempfile::TempDir;
 
-/// Set to anything, it turns the absence of the collections from a skip into a failure.
-const REQUIRE_SHARED: &str = "SLUICE_REQUIRE_SHARED";
-
-#[derive(Deserialize)]
-struct Text {
-    id: String,
-    #[serde(default)]
-    title: String,
-    text: String,
-}
-
-fn lines(path: &Path) -> Vec<Text> {
-    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 fn check(collection: &str, ndcg_min: f64, recall_min: f64) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(collection);
-    if !folder.exists() {
-        assert!(
-            std::env::var_os(REQUIRE_SHARED).is_none(),
-            "{REQUIRE_SHARED} is set, and there is no {}",
-            folder.display()
-        );
-        eprintln!("skipped: there is no {}", folder.display());
-        return;
-    }
+    let Some(folder) = judged::folder(collection) else { return };
     let corpus = lines(&folder.join("corpus.jsonl"));
     let index_folder = TempDir::new().unwrap();
     let schema = Schema::title_and_text(Language::English);
@@ -59,13 +37,7 @@ fn check(collection: &str, ndcg_min: f64, recall_min: f64) {
         let ranking = hits.iter().map(|hit| corpus[hit.document.0 as usize].id.clone()).collect();
         run.insert(&query.id, ranking).unwrap();
     }
-    let qrels = Qrels::parse(&fs::read_to_string(folder.join("qrels.txt")).unwrap()).unwrap();
-    let metrics: [Metric; 2] = ["ndcg@10", "recall@100"].map(|name| name.parse().unwrap());
-    let report = evaluate(&qrels, &run, &metrics);
-    eprintln!("{collection}, {} queries: {:?}", report.queries, report.metrics);
-    let [ndcg, recall] = [0, 1].map(|metric| report.metrics[metric].1);
-    assert!(ndcg >= ndcg_min, "{collection}: nDCG@10 {ndcg}");
-    assert!(recall >= recall_min, "{collection}: recall@100 {recall}");
+    judged::check(&folder, &run, ndcg_min, recall_min);
 }
 
 #[test]

@@ -43,8 +43,16 @@ struct Process {
 
 impl Process {
     fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    fn start_with(data: &Path, arguments: &[&str]) -> Self {
         let mut command = command();
-        command.args(["--listen", "127.0.0.1:0", "--data"]).arg(data).env("SLUICE_DRAIN__GRACE", "50ms");
+        command
+            .args(["--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .args(arguments)
+            .env("SLUICE_DRAIN__GRACE", "50ms");
         let mut child =
             command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it was built with this test");
         let stderr = child.stderr.take().expect("piped");
@@ -185,6 +193,29 @@ async fn what_was_acknowledged_outlives_the_process_however_it_ends() {
     let mut rest = String::new();
     std::fs::File::open(folder.path().join("snapshots/copy/snapshot.json")).unwrap().read_to_string(&mut rest).unwrap();
     assert!(rest.contains("sha256"), "{rest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_are_rebuilt_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let process = Process::start(folder.path());
+    let mut client = process.client().await;
+    create(&mut client, "docs").await;
+    let lsn = upsert(&mut client, "docs", documents()).await;
+    let before = look(&mut client, "docs", lsn).await;
+    assert_eq!(process.end("TERM"), Some(0));
+    let meta = folder.path().join("collections/000001/indexes/lexical/meta.json");
+    std::fs::write(&meta, "damaged").expect("it is there");
+    let data = folder.path().display().to_string();
+    let serve = ["--data", &data, "--listen", "127.0.0.1:0"];
+    assert_eq!(output(&serve).status.code(), Some(1), "an index that is damaged is not passed over");
+    let unknown = output(&[&serve[..], &["--rebuild", "none"]].concat());
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no collection \"none\""), "{unknown:?}");
+    let process = Process::start_with(folder.path(), &["--rebuild", "docs"]);
+    let after = look(&mut process.client().await, "docs", lsn).await;
+    assert_eq!((ids(&after), after.degraded), (ids(&before), false));
+    assert_eq!(process.end("TERM"), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ mod example;
 mod faults;
 #[path = "qdrant/filters.rs"]
 mod filters;
+mod judged;
 #[path = "qdrant/names.rs"]
 mod names;
 #[path = "qdrant/refused.rs"]

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use environment::own_variables;
 use fault::is_within;
 pub use fault::{ConfigFault, ConfigFaults, Source};
 pub use secret::Secret;

@@ -1,19 +1,20 @@
 //! Where a page ended, in bytes that only we read.
 //!
 //! A page is cut from one fused list. The next one goes on behind the last hit that was sent, if the list is still the
-//! same: the cursor carries a fingerprint of the query, the log sequence number that the list was made at, and the last
-//! hit's place, score and id. A list in which that hit does not stand there is another one.
+//! same: the cursor carries a fingerprint of the query, the log sequence number that the list was made at, a number that
+//! tells it from other lists of that query and moment, and the last hit's place, score and id. A list in which that hit
+//! does not stand there is another one.
 //!
 //! ```text
-//! version u8 │ fingerprint [u8; 16] │ lsn u64 │ rank u32 │ score f64 │ id, UTF-8        integers little-endian
+//! version u8 │ fingerprint [u8; 16] │ lsn u64 │ list u64 │ rank u32 │ score f64 │ id, UTF-8        integers little-endian
 //! ```
 
 /// Bytes of a query's fingerprint.
 pub const FINGERPRINT_BYTES: usize = 16;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes before the id.
-const HEAD_BYTES: usize = 1 + FINGERPRINT_BYTES + 8 + 4 + 8;
+const HEAD_BYTES: usize = 1 + FINGERPRINT_BYTES + 8 + 8 + 4 + 8;
 /// Longest id that is read, in bytes.
 const ID_BYTES_MAX: usize = 1024;
 
@@ -24,6 +25,8 @@ pub struct Cursor {
     pub fingerprint: [u8; FINGERPRINT_BYTES],
     /// The state that the list was made at.
     pub lsn: u64,
+    /// The list, among those of the same query and state.
+    pub list: u64,
     /// The hit's place, from 1.
     pub rank: u32,
     /// Its fused score.
@@ -54,6 +57,7 @@ impl Cursor {
         bytes.push(VERSION);
         bytes.extend(self.fingerprint);
         bytes.extend(self.lsn.to_le_bytes());
+        bytes.extend(self.list.to_le_bytes());
         bytes.extend(self.rank.to_le_bytes());
         bytes.extend(self.score.to_le_bytes());
         bytes.extend(self.id.as_bytes());
@@ -73,11 +77,13 @@ impl Cursor {
         let (version, bytes) = bytes.split_first_chunk::<1>()?;
         let (fingerprint, bytes) = bytes.split_first_chunk::<FINGERPRINT_BYTES>()?;
         let (lsn, bytes) = bytes.split_first_chunk()?;
+        let (list, bytes) = bytes.split_first_chunk()?;
         let (rank, bytes) = bytes.split_first_chunk()?;
         let (score, id) = bytes.split_first_chunk()?;
         let cursor = Self {
             fingerprint: *fingerprint,
             lsn: u64::from_le_bytes(*lsn),
+            list: u64::from_le_bytes(*list),
             rank: u32::from_le_bytes(*rank),
             score: f64::from_le_bytes(*score),
             id: str::from_utf8(id).ok()?.to_owned(),
@@ -105,7 +111,7 @@ mod tests {
     const FINGERPRINT: [u8; FINGERPRINT_BYTES] = *b"0123456789abcdef";
 
     fn cursor() -> Cursor {
-        Cursor { fingerprint: FINGERPRINT, lsn: 1 << 40, rank: 10, score: 0.03, id: "d/7 ü".to_owned() }
+        Cursor { fingerprint: FINGERPRINT, lsn: 1 << 40, list: 1 << 50, rank: 10, score: 0.03, id: "d/7 ü".to_owned() }
     }
 
     #[test]

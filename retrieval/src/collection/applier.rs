@@ -39,8 +39,11 @@ pub struct Progress {
     pub lsn: Lsn,
     /// What ended up to and with this batch is gone from it. Behind `lsn` while readers from before are open.
     pub complete: Lsn,
-    /// It holds all documents of the collection that existed up to then: false while it is filled for the first time.
+    /// It holds all documents of the collection that existed up to then: false while it is filled.
     pub filled: bool,
+    /// Times that filling it began. Where two looks at it see the same number, and both that it is filled, it held all
+    /// documents in between.
+    pub fills: u64,
     /// Why it does not go on, if it does not. It is tried again.
     pub fault: Option<String>,
 }
@@ -130,7 +133,6 @@ impl Applier {
     fn step(&mut self) -> Result<bool, FeedError> {
         if self.station.rebuild.swap(false, Ordering::AcqRel) {
             self.place = None;
-            self.station.progress.send_modify(|progress| progress.filled = false);
         }
         let Some(consumed) = self.place.as_ref().map(|place| place.consumed) else {
             self.place = self.fill()?;
@@ -187,6 +189,7 @@ impl Applier {
         let lsn = reader.lsn();
         // The log is kept from here on, since the floor stands where it stood before.
         let follower = &self.station.follower;
+        self.station.progress.send_modify(|progress| (progress.filled, progress.fills) = (false, progress.fills + 1));
         follower.clear()?;
         // A search that began before this still finds what ended since.
         let oldest = self.truth.oldest_reader().map_or(lsn, |oldest| oldest.min(lsn));
@@ -225,7 +228,9 @@ impl Applier {
     fn announce(&self, place: &Place) {
         let (lsn, complete) = (place.consumed, place.is_complete_to());
         self.station.progress.send_if_modified(|progress| {
-            let now = Progress { lsn, complete, filled: true, fault: None };
+            // Not where it was asked for anew meanwhile.
+            let filled = !self.station.rebuild.load(Ordering::Acquire);
+            let now = Progress { lsn, complete, filled, fills: progress.fills, fault: None };
             let changed = *progress != now;
             *progress = now;
             changed

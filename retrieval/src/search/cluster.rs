@@ -178,17 +178,11 @@ impl Searcher {
         let Listed { list, known, timing } = listed;
 
         let reading = Instant::now();
-        let from = match &job.after {
-            None => 0,
-            Some(cursor) => {
-                let there = list.hits.get((cursor.rank as usize).saturating_sub(1));
-                cursor.resume(there.map(|hit| (hit.score, &*hit.id.id)))?
-            }
-        };
+        let from = list.begin(&job)?;
         let hits = page(&*cluster, &job, &list, from, &known, deadline).await?;
         let next_cursor = list.cursor_behind(&job, from);
         if next_cursor.is_some() {
-            self.keep(KeptKey::of(&job, list.lsn), &list);
+            self.keep(KeptKey::of(&job, &list), &list);
         }
         Ok(SearchAnswer {
             hits,

@@ -1,15 +1,19 @@
 //! Fused lists that have further pages.
 //!
 //! A list is cut into pages as they are asked for. It is kept for that, so that pages fit together whatever is written
-//! between them, and are cheap. The memory is bounded by the number of lists, and the one longest unused goes first; who
-//! comes too late is served from a new list if nothing has been written since, and refused otherwise.
+//! between them, and are cheap. The memory is bounded by the number of lists and of their hits, and the one longest unused
+//! goes first; who comes too late is served from a new list if nothing has been written since, and refused otherwise.
+//!
+//! The same search may make different lists at the same moment: a leg is late, or an index comes on. Each is kept, and a
+//! cursor names its own.
 
 use std::{
     collections::VecDeque,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use sluice_core::fusion::{Cursor, FINGERPRINT_BYTES, FusedHit};
+use sluice_core::fusion::{Cursor, CursorError, FINGERPRINT_BYTES, FusedHit};
 
 use super::{Found, FusionReport, LegReport, SearchJob};
 use crate::identity::Lsn;
@@ -18,12 +22,32 @@ use crate::identity::Lsn;
 #[derive(Debug)]
 pub(super) struct KeptList {
     pub(super) lsn: Lsn,
+    /// Of its documents and scores: tells it from others of the same search and moment.
+    number: u64,
     pub(super) hits: Vec<FusedHit<Found>>,
     pub(super) legs: Vec<LegReport>,
     pub(super) fusion: FusionReport,
 }
 
 impl KeptList {
+    pub(super) fn new(lsn: Lsn, hits: Vec<FusedHit<Found>>, legs: Vec<LegReport>, fusion: FusionReport) -> Self {
+        let mut number = DefaultHasher::new();
+        for hit in &hits {
+            (&hit.id.id, hit.score.to_bits()).hash(&mut number);
+        }
+        Self { lsn, number: number.finish(), hits, legs, fusion }
+    }
+
+    /// How many hits the page stands behind that the job asks for.
+    ///
+    /// # Errors
+    /// If its cursor was cut from another list.
+    pub(super) fn begin(&self, job: &SearchJob) -> Result<usize, CursorError> {
+        let Some(cursor) = &job.after else { return Ok(0) };
+        let there = self.hits.get((cursor.rank as usize).saturating_sub(1));
+        cursor.resume(there.map(|hit| (hit.score, &*hit.id.id)))
+    }
+
     /// The page that begins behind `from` hits.
     pub(super) fn page(&self, job: &SearchJob, from: usize) -> &[FusedHit<Found>] {
         let from = from.min(self.hits.len());
@@ -40,6 +64,7 @@ impl KeptList {
         Some(Cursor {
             fingerprint: job.fingerprint,
             lsn: self.lsn.0,
+            list: self.number,
             rank: u32::try_from(rank).ok()?,
             score: last.score,
             id: last.id.id.to_string(),
@@ -52,11 +77,17 @@ impl KeptList {
 pub(super) struct KeptKey {
     fingerprint: [u8; FINGERPRINT_BYTES],
     lsn: Lsn,
+    number: u64,
 }
 
 impl KeptKey {
-    pub(super) fn of(job: &SearchJob, lsn: Lsn) -> Self {
-        Self { fingerprint: job.fingerprint, lsn }
+    pub(super) fn of(job: &SearchJob, list: &KeptList) -> Self {
+        Self { fingerprint: job.fingerprint, lsn: list.lsn, number: list.number }
+    }
+
+    /// The one that a cursor was cut from.
+    pub(super) fn behind(cursor: &Cursor) -> Self {
+        Self { fingerprint: cursor.fingerprint, lsn: Lsn(cursor.lsn), number: cursor.list }
     }
 }
 
@@ -65,14 +96,15 @@ impl KeptKey {
 pub struct KeptLists {
     /// The one longest unused first.
     lists: Arc<Mutex<VecDeque<(KeptKey, Arc<KeptList>)>>>,
-    max: usize,
+    lists_max: usize,
+    hits_max: usize,
 }
 
 impl KeptLists {
-    /// Keeps at most `max` lists.
+    /// Keeps at most `lists_max` lists, of `hits_max` hits in all.
     #[must_use]
-    pub fn new(max: usize) -> Self {
-        Self { lists: Arc::default(), max }
+    pub fn new(lists_max: usize, hits_max: usize) -> Self {
+        Self { lists: Arc::default(), lists_max, hits_max }
     }
 
     pub(super) fn get(&self, key: KeptKey) -> Option<Arc<KeptList>> {
@@ -85,17 +117,18 @@ impl KeptLists {
     }
 
     pub(super) fn keep(&self, key: KeptKey, list: &Arc<KeptList>) {
-        if self.max == 0 {
+        if self.lists_max == 0 || list.hits.len() > self.hits_max {
             return;
         }
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        if lists.iter().any(|(kept, _)| *kept == key) {
-            return;
-        }
-        if lists.len() >= self.max {
-            lists.pop_front();
-        }
+        // The same again counts as used.
+        lists.retain(|(kept, _)| *kept != key);
         lists.push_back((key, Arc::clone(list)));
+        let mut hits: usize = lists.iter().map(|(_, list)| list.hits.len()).sum();
+        while lists.len() > self.lists_max || hits > self.hits_max {
+            let Some((_, gone)) = lists.pop_front() else { return };
+            hits -= gone.hits.len();
+        }
     }
 }
 
@@ -105,26 +138,43 @@ mod tests {
 
     use super::*;
 
-    fn key(lsn: u64) -> KeptKey {
-        KeptKey { fingerprint: [7; FINGERPRINT_BYTES], lsn: Lsn(lsn) }
+    /// A list of so many hits, all with this score.
+    fn list(lsn: u64, hits: usize, score: f64) -> (KeptKey, Arc<KeptList>) {
+        let found = |nth: usize| Found { id: format!("d{nth}").into(), document: crate::identity::DocId(0) };
+        let hits = (0..hits).map(|nth| FusedHit { id: found(nth), score, legs: Vec::new() });
+        let fusion = FusionReport { method: Method::default(), features: None };
+        let list = KeptList::new(Lsn(lsn), hits.collect(), Vec::new(), fusion);
+        (KeptKey { fingerprint: [7; FINGERPRINT_BYTES], lsn: Lsn(lsn), number: list.number }, Arc::new(list))
     }
 
-    fn list(lsn: u64) -> Arc<KeptList> {
-        let fusion = FusionReport { method: Method::default(), features: None };
-        Arc::new(KeptList { lsn: Lsn(lsn), hits: Vec::new(), legs: Vec::new(), fusion })
+    /// Which of these are there, once they were all kept, and each of `used` used before the last came.
+    fn kept(kept: &KeptLists, lists: &[(KeptKey, Arc<KeptList>)], used: &[usize]) -> Vec<bool> {
+        for (nth, (key, list)) in lists.iter().enumerate() {
+            if nth + 1 == lists.len() {
+                assert!(used.iter().all(|nth| kept.get(lists[*nth].0).is_some()));
+            }
+            kept.keep(*key, list);
+        }
+        lists.iter().map(|(key, list)| kept.get(*key).is_some_and(|kept| Arc::ptr_eq(&kept, list))).collect()
     }
 
     #[test]
     fn the_one_longest_unused_goes_first() {
-        let kept = KeptLists::new(2);
-        kept.keep(key(1), &list(1));
-        kept.keep(key(2), &list(2));
-        assert!(kept.get(key(1)).is_some());
-        kept.keep(key(3), &list(3));
-        let there = [1, 2, 3].map(|lsn| kept.get(key(lsn)).map(|list| list.lsn.0));
-        assert_eq!(there, [Some(1), None, Some(3)]);
-        let none = KeptLists::new(0);
-        none.keep(key(1), &list(1));
-        assert!(none.get(key(1)).is_none());
+        let lists = [1, 2, 3].map(|lsn| list(lsn, 1, 1.0));
+        assert_eq!(kept(&KeptLists::new(2, 100), &lists, &[0]), [true, false, true]);
+        assert_eq!(kept(&KeptLists::new(0, 100), &lists[..1], &[]), [false]);
+    }
+
+    #[test]
+    fn hits_are_bounded_as_well() {
+        let lists = [(1, 40), (2, 40), (3, 30)].map(|(lsn, hits)| list(lsn, hits, 1.0));
+        assert_eq!(kept(&KeptLists::new(9, 100), &lists, &[]), [false, true, true]);
+        assert_eq!(kept(&KeptLists::new(9, 39), &lists, &[]), [false, false, true], "longer than all may be");
+    }
+
+    #[test]
+    fn lists_of_one_moment_are_told_apart() {
+        let lists = [list(1, 3, 1.0), list(1, 3, 2.0), list(1, 4, 1.0)];
+        assert_eq!(kept(&KeptLists::new(9, 100), &lists, &[]), [true, true, true]);
     }
 }

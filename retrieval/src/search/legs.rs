@@ -13,7 +13,9 @@ use roaring::RoaringBitmap;
 use sluice_core::fusion::RankedList;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{Leg, LegHits, LegJob, LegReport, LegState, Pool, SearchJob, Snapshot, Source, Weights, pool::PoolError};
+use super::{
+    LegHits, LegJob, LegReport, LegState, Pool, SearchJob, Snapshot, Source, Weights, pool::PoolError, versions,
+};
 use crate::{
     identity::{DocId, Lsn},
     vector_index::{IndexError, Stop},
@@ -104,6 +106,10 @@ impl RunningLegs<'_> {
     async fn one(&self, nth: usize, leg: &LegJob, given_up: &GivenUp) -> (usize, LegOutcome) {
         let time = leg.timeout.map_or(self.share, |timeout| timeout.min(self.share));
         let until = self.begin + time;
+        if !self.reached(leg, until).await {
+            let applied = self.source.leg(&leg.query).map_or(Lsn::ZERO, |leg| leg.applied());
+            return (nth, outcome(leg, Ok(Err(Fault::Behind(applied))), self.begin.elapsed()));
+        }
         let work = LegWork {
             interference: Arc::clone(self.interference),
             source: Arc::clone(self.source),
@@ -116,6 +122,12 @@ impl RunningLegs<'_> {
         };
         let ended = self.pool.run(until, move || work.run()).await;
         (nth, outcome(leg, ended, self.begin.elapsed()))
+    }
+
+    /// Waits for the write that the search names. Before a place is taken: those are for legs that have something to do.
+    async fn reached(&self, leg: &LegJob, until: Instant) -> bool {
+        let reached = self.source.reached(&leg.query, self.job.min_lsn);
+        tokio::time::timeout_at(until, reached).await.unwrap_or(false)
     }
 }
 
@@ -170,24 +182,15 @@ impl LegWork {
             tracing::warn!(leg = job.name, %error, "a leg could not be asked");
             Fault::Failed
         })?;
-        if !leg.wait_for(self.job.min_lsn, self.until.saturating_duration_since(Instant::now())) {
-            return Err(Fault::Behind(leg.applied()));
-        }
-        let applied = leg.applied();
-        let list = self.list(&*leg, job, &stop).map_err(failed)?;
+        let searched = versions::search(&*leg, job, &*self.snapshot, self.among.as_deref(), &stop);
+        let (applied, found) = searched.map_err(|error| match error {
+            IndexError::Filling => Fault::Behind(leg.applied()),
+            error => failed(error),
+        })?;
+        let found = found.ok_or(Fault::Behind(applied))?;
+        let list = RankedList::new(found, job.query.floor());
         // Only adaptive weights look at it.
         let rarity = if self.job.weights == Weights::Fixed { None } else { leg.rarity() };
         Ok(Brought { list, applied, rarity })
-    }
-
-    /// What the index finds that is live in the snapshot.
-    fn list(&self, leg: &dyn Leg, job: &LegJob, stop: &dyn Stop) -> Result<RankedList<Found>, IndexError> {
-        let hits = leg.search(job.k, self.among.as_deref(), stop)?;
-        let numbers: Vec<DocId> = hits.iter().map(|hit| hit.document).collect();
-        let ids = self.snapshot.ids(&numbers);
-        let ids = ids.map_err(|error| IndexError::Storage { doing: "reading ids", cause: Box::new(error) })?;
-        let found = hits.into_iter().zip(ids);
-        let found = found.filter_map(|(hit, id)| Some((Found { id: id?, document: hit.document }, hit.score)));
-        Ok(RankedList::new(found, job.query.floor()))
     }
 }

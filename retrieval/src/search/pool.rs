@@ -18,6 +18,7 @@ use super::{SearchError, SourceError};
 pub struct Pool(Arc<Shared>);
 
 struct Shared {
+    threads: usize,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
     waiting_max: usize,
@@ -39,7 +40,13 @@ impl Pool {
     #[must_use]
     pub fn new(threads: usize, waiting_max: usize) -> Self {
         let places = Arc::new(Semaphore::new(threads));
-        Self(Arc::new(Shared { places, waiting: AtomicUsize::new(0), waiting_max }))
+        Self(Arc::new(Shared { threads, places, waiting: AtomicUsize::new(0), waiting_max }))
+    }
+
+    /// Another pool, with as many places, before which as many wait.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(self.0.threads, self.0.waiting_max)
     }
 
     /// Does `work` on a thread of its own, until a point in time.

@@ -1,7 +1,8 @@
 //! What a search needs of a collection and of its indexes.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use roaring::RoaringBitmap;
 
 use super::{FacetJob, LegQuery, Projection, SearchError, SnippetJob};
@@ -27,6 +28,10 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// If there is no such index now.
     fn leg(&self, query: &LegQuery) -> Result<Box<dyn Leg + '_>, SourceError>;
+
+    /// Waits until the index that answers a query finds everything up to and with a write; whoever waits sets the time.
+    /// False where it will not come there. Takes no thread meanwhile.
+    fn reached<'a>(&'a self, query: &'a LegQuery, lsn: Lsn) -> BoxFuture<'a, bool>;
 }
 
 /// A moment of a collection. May be read from several threads.
@@ -42,6 +47,25 @@ pub trait Snapshot: Send + Sync {
     /// # Errors
     /// If it cannot be read.
     fn matching(&self, filter: &Filter) -> Result<RoaringBitmap, SourceError>;
+
+    /// The documents there are.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn live(&self) -> Result<RoaringBitmap, SourceError>;
+
+    /// Documents that ended after a write; `None` if that is not known so far back.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn ended_after(&self, lsn: Lsn) -> Result<Option<RoaringBitmap>, SourceError>;
+
+    /// The number that each document's id has now, which is another one where a later version came; `None` where the id
+    /// is not there.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn current(&self, documents: &[DocId]) -> Result<Vec<Option<DocId>>, SourceError>;
 
     /// The id of each document, `None` for one that is not live.
     ///
@@ -98,13 +122,11 @@ pub trait Leg {
     /// The last write that it has.
     fn applied(&self) -> Lsn;
 
-    /// Waits until it has a write, for at most so long; whether it has.
-    fn wait_for(&self, lsn: Lsn, time: Duration) -> bool;
-
     /// The `k` best documents, best first; only those in `among` if that is given.
     ///
     /// # Errors
-    /// [`IndexError::Stopped`] if `stop` said so, and others.
+    /// [`IndexError::Stopped`] if `stop` said so, [`IndexError::Filling`] if it had not all documents throughout, and
+    /// others.
     fn search(&self, k: usize, among: Option<&RoaringBitmap>, stop: &dyn Stop) -> Result<Vec<Hit>, IndexError>;
 
     /// How rare the query's words are, 0 to 1, where it has words.

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use roaring::RoaringBitmap;
 
 use self::leg::DurableLeg;
@@ -53,7 +54,19 @@ impl DurableStore {
     /// # Errors
     /// [`StoreError`]: also where a single collection cannot be opened.
     pub fn open(folder: &Path, config: &StoreConfig) -> Result<Self, StoreError> {
-        let shard = Shard::open(folder, config.shard(), followers(config.indexes())).map_err(failed("", ""))?;
+        Self::open_rebuilding(folder, config, &[])
+    }
+
+    /// The same, with the indexes of these collections (or aliases) thrown away first: they are filled anew.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); also where one of them is not there.
+    pub fn open_rebuilding(folder: &Path, config: &StoreConfig, rebuild: &[String]) -> Result<Self, StoreError> {
+        let shard = Shard::open_rebuilding(folder, config.shard(), rebuild, followers(config.indexes()));
+        let shard = shard.map_err(|error| match error {
+            ShardError::Unknown { name } => StoreError::NotFound { kind: "collection", name },
+            error => failed("", "")(error),
+        })?;
         let snapshots = folder.join("snapshots");
         std::fs::create_dir_all(&snapshots).map_err(SourceError::of("creating the folder of snapshots"))?;
         sync_folder(folder).map_err(SourceError::of("making the folder of snapshots durable"))?;
@@ -225,12 +238,29 @@ impl Source for Named {
     }
 
     fn leg(&self, query: &LegQuery) -> Result<Box<dyn Leg + '_>, SourceError> {
-        let leg = match query {
-            LegQuery::Lexical(_) => kept::Leg::Lexical,
-            LegQuery::Dense { vector, .. } => kept::Leg::Dense(vector.clone()),
-            LegQuery::Sparse { vector, .. } => kept::Leg::Sparse(vector.clone()),
-        };
-        Ok(Box::new(DurableLeg { kept: &self.kept, leg, query: query.clone() }))
+        Ok(Box::new(DurableLeg { kept: &self.kept, leg: leg_of(query), query: query.clone() }))
+    }
+
+    /// Also for an index that is being filled: what it has is not all that there is.
+    fn reached<'a>(&'a self, query: &'a LegQuery, lsn: Lsn) -> BoxFuture<'a, bool> {
+        async move {
+            let leg = leg_of(query);
+            let reached = self.kept.reached(&leg, lsn).await;
+            if let Err(fault) = &reached {
+                tracing::warn!(%leg, %fault, "a leg does not follow");
+            }
+            reached.is_ok()
+        }
+        .boxed()
+    }
+}
+
+/// The leg that answers a query.
+fn leg_of(query: &LegQuery) -> kept::Leg {
+    match query {
+        LegQuery::Lexical(_) => kept::Leg::Lexical,
+        LegQuery::Dense { vector, .. } => kept::Leg::Dense(vector.clone()),
+        LegQuery::Sparse { vector, .. } => kept::Leg::Sparse(vector.clone()),
     }
 }
 
@@ -258,6 +288,20 @@ impl Snapshot for Moment {
 
     fn matching(&self, filter: &Filter) -> Result<RoaringBitmap, SourceError> {
         self.reader().select(filter).map_err(SourceError::of("evaluating a filter"))
+    }
+
+    fn live(&self) -> Result<RoaringBitmap, SourceError> {
+        self.reader().live().cloned().map_err(SourceError::of("reading which documents there are"))
+    }
+
+    fn ended_after(&self, lsn: Lsn) -> Result<Option<RoaringBitmap>, SourceError> {
+        self.reader().ended_after(lsn).map_err(SourceError::of("reading which documents ended"))
+    }
+
+    fn current(&self, documents: &[DocId]) -> Result<Vec<Option<DocId>>, SourceError> {
+        let reader = self.reader();
+        let current = |number: &DocId| reader.current(*number).map_err(SourceError::of("finding a later version"));
+        documents.iter().map(current).collect()
     }
 
     fn ids(&self, documents: &[DocId]) -> Result<Vec<Option<Arc<str>>>, SourceError> {

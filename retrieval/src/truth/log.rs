@@ -3,6 +3,7 @@
 use std::ops::Bound;
 
 use heed::RwTxn;
+use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::{Reader, StorageError, Truth, error::corrupt, reader::vector_key, record};
@@ -54,6 +55,16 @@ impl Reader {
             }
         }
         Ok((!entries.is_empty() || after >= self.lsn()).then_some(entries))
+    }
+
+    /// Documents that ended after `after`. `None` where the log does not reach back to there any more.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn ended_after(&self, after: Lsn) -> Result<Option<RoaringBitmap>, StorageError> {
+        let entries = self.log_after(after, usize::MAX)?;
+        let ended = |(_, entry): &(Lsn, LogEntry)| entry.ended.iter().map(|doc| doc.0).collect::<Vec<_>>();
+        Ok(entries.map(|entries| entries.iter().flat_map(ended).collect()))
     }
 
     /// The first entry that the log still has; `None` if it has none.

@@ -149,6 +149,16 @@ impl Reader {
         Ok(row.map(record::head).transpose()?.map(|head| head.id))
     }
 
+    /// The number that a document's id has now: its own, or that of the version that came after it. `None` if the id is
+    /// not there, or if the document ended so long ago that nothing is known of it.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn current(&self, doc: DocId) -> Result<Option<DocId>, StorageError> {
+        let row = self.truth.row(&self.txn, doc)?;
+        row.map(record::head).transpose()?.map_or(Ok(None), |head| self.find(&head.id))
+    }
+
     /// Texts of a document by field, if it is there or ended so lately that an index may want them.
     ///
     /// # Errors

@@ -4,12 +4,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use roaring::RoaringBitmap;
 use sluice_retrieval::{
     document::{Document, StoredDocument},
@@ -27,6 +27,7 @@ use sluice_retrieval::{
     },
     vector_index::{Hit, IndexError, Stop},
 };
+use tokio::sync::Notify;
 
 /// A moment of a collection.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +36,8 @@ struct State {
     next: u32,
     documents: BTreeMap<u32, (Document, Lsn)>,
     content: BTreeMap<u32, ContentHash>,
+    /// Those that are not there any more: what ended them, and their ids.
+    ended: BTreeMap<u32, (u64, String)>,
 }
 
 impl State {
@@ -68,7 +71,13 @@ pub struct MemoryCollection {
 #[derive(Debug, Default)]
 struct Indexed {
     state: Mutex<(Arc<State>, bool)>,
-    moved: Condvar,
+    moved: Notify,
+}
+
+impl Indexed {
+    fn lsn(&self) -> Lsn {
+        Lsn(self.state.lock().unwrap_or_else(PoisonError::into_inner).0.lsn)
+    }
 }
 
 impl MemoryCollection {
@@ -76,7 +85,7 @@ impl MemoryCollection {
         static CREATED: AtomicU64 = AtomicU64::new(0);
         let identity = format!("{name}/{}", CREATED.fetch_add(1, Ordering::Relaxed));
         let state = Arc::new(state);
-        let indexed = Indexed { state: Mutex::new((Arc::clone(&state), false)), moved: Condvar::new() };
+        let indexed = Indexed { state: Mutex::new((Arc::clone(&state), false)), moved: Notify::new() };
         Self { name: name.to_owned(), identity, schema, truth: Mutex::new(state), indexed: Arc::new(indexed) }
     }
 
@@ -85,7 +94,7 @@ impl MemoryCollection {
         let truth = self.now();
         let mut indexed = self.indexed.state.lock().unwrap_or_else(PoisonError::into_inner);
         *indexed = if hold { (Arc::clone(&indexed.0), true) } else { (truth, false) };
-        self.indexed.moved.notify_all();
+        self.indexed.moved.notify_waiters();
     }
 
     fn now(&self) -> Arc<State> {
@@ -136,13 +145,18 @@ impl Collection for MemoryCollection {
                 state.documents.retain(|number, _| !gone.contains(number));
             }
         }
+        for (number, (document, _)) in
+            truth.documents.iter().filter(|(number, _)| !state.documents.contains_key(number))
+        {
+            state.ended.insert(*number, (state.lsn, document.id.clone()));
+        }
         let written = Written { lsn: Lsn(state.lsn), deleted: before.saturating_sub(state.documents.len()) as u64 };
         *truth = Arc::new(state);
         let mut indexed = self.indexed.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !indexed.1 {
             indexed.0 = Arc::clone(&truth);
         }
-        self.indexed.moved.notify_all();
+        self.indexed.moved.notify_waiters();
         Ok(written)
     }
 
@@ -168,6 +182,21 @@ impl Source for MemoryCollection {
     fn leg(&self, query: &LegQuery) -> Result<Box<dyn Leg + '_>, SourceError> {
         Ok(Box::new(NaiveLeg { indexed: &self.indexed, schema: &self.schema, query: query.clone() }))
     }
+
+    fn reached<'a>(&'a self, _: &'a LegQuery, lsn: Lsn) -> BoxFuture<'a, bool> {
+        async move {
+            loop {
+                // Before it is looked at: what moves afterwards is heard.
+                let mut moved = std::pin::pin!(self.indexed.moved.notified());
+                moved.as_mut().enable();
+                if self.indexed.lsn() >= lsn {
+                    return true;
+                }
+                moved.await;
+            }
+        }
+        .boxed()
+    }
 }
 
 struct Moment(Arc<State>);
@@ -188,6 +217,22 @@ impl Snapshot for Moment {
 
     fn matching(&self, filter: &Filter) -> Result<RoaringBitmap, SourceError> {
         Ok(matching(&self.0, filter))
+    }
+
+    fn live(&self) -> Result<RoaringBitmap, SourceError> {
+        Ok(self.0.documents.keys().copied().collect())
+    }
+
+    fn ended_after(&self, lsn: Lsn) -> Result<Option<RoaringBitmap>, SourceError> {
+        let after = self.0.ended.iter().filter(|(_, (ended, _))| *ended > lsn.0);
+        Ok(Some(after.map(|(number, _)| *number).collect()))
+    }
+
+    fn current(&self, documents: &[DocId]) -> Result<Vec<Option<DocId>>, SourceError> {
+        let live = |number: &u32| self.0.documents.get(number).map(|(document, _)| document.id.as_str());
+        let ended = |number: &u32| self.0.ended.get(number).map(|(_, id)| id.as_str());
+        let current = |DocId(number): &DocId| self.0.find(live(number).or_else(|| ended(number))?).map(DocId);
+        Ok(documents.iter().map(current).collect())
     }
 
     fn ids(&self, documents: &[DocId]) -> Result<Vec<Option<Arc<str>>>, SourceError> {
@@ -235,14 +280,7 @@ struct NaiveLeg<'a> {
 
 impl Leg for NaiveLeg<'_> {
     fn applied(&self) -> Lsn {
-        Lsn(self.indexed.state.lock().unwrap_or_else(PoisonError::into_inner).0.lsn)
-    }
-
-    fn wait_for(&self, lsn: Lsn, time: Duration) -> bool {
-        let state = self.indexed.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let behind = |state: &mut (Arc<State>, bool)| state.0.lsn < lsn.0;
-        let waited = self.indexed.moved.wait_timeout_while(state, time, behind);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        self.indexed.lsn()
     }
 
     fn search(&self, k: usize, among: Option<&RoaringBitmap>, stop: &dyn Stop) -> Result<Vec<Hit>, IndexError> {

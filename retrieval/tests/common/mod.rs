@@ -15,7 +15,7 @@ use sluice_retrieval::{
     config::ShardConfig,
     search::{Interference, Undisturbed},
     serve::{Shard, ShardError},
-    store::Store,
+    store::{DurableStore, Store, StoreError},
 };
 use sluice_service::drain::{Drain, Ending};
 use tempfile::TempDir;
@@ -28,10 +28,20 @@ use self::memory::MemoryStore;
 
 pub type Client = RetrievalServiceClient<Channel>;
 
+/// Where a shard's collections are.
+#[derive(Clone, Copy, Debug)]
+pub enum Kept {
+    /// In a store without indexes of its own.
+    InMemory,
+    /// In the store that a shard has in earnest.
+    OnDisk,
+}
+
 pub struct TestShard {
     pub address: SocketAddr,
     pub metrics: Option<SocketAddr>,
     pub drain: Drain,
+    /// Empty where it does not keep them.
     pub memory: Arc<MemoryStore>,
     running: JoinHandle<Result<Ending, ShardError>>,
     _folder: TempDir,
@@ -44,6 +54,14 @@ impl TestShard {
     }
 
     pub async fn start_with(interference: Arc<dyn Interference>, configure: impl FnOnce(&mut ShardConfig)) -> Self {
+        Self::start_over(Kept::InMemory, interference, configure).await
+    }
+
+    pub async fn start_over(
+        kept: Kept,
+        interference: Arc<dyn Interference>,
+        configure: impl FnOnce(&mut ShardConfig),
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = config(folder.path());
         configure(&mut config);
@@ -53,8 +71,14 @@ impl TestShard {
         let (address, metrics) = (shard.local_addr().expect("bound"), shard.metrics_addr());
         let (drain, memory) = (Drain::new(), Arc::new(MemoryStore::default()));
         let store: Arc<dyn Store> = memory.clone();
+        let open = move |folder: &Path, config: &ShardConfig| -> Result<Arc<dyn Store>, StoreError> {
+            match kept {
+                Kept::InMemory => Ok(store),
+                Kept::OnDisk => Ok(Arc::new(DurableStore::open(folder, &config.store)?)),
+            }
+        };
         let mut serving = shard.serving();
-        let running = tokio::spawn(shard.run(move |_, _| Ok(store), drain.clone()));
+        let running = tokio::spawn(shard.run(open, drain.clone()));
         serving.wait_for(|serving| *serving).await.expect("it serves");
         Self { address, metrics, drain, memory, running, _folder: folder }
     }

@@ -72,10 +72,12 @@ fn child() {
     let Some(folder) = env::var_os(CHILD) else { return };
     let opened = open(Path::new(&folder), MAP_BYTES);
     let last = fill(&opened, |batch| say(&format!("done {batch}")));
-    // It is still full, it still says so, and what is there can be read.
-    assert_eq!(fill(&opened, |_| ()), last);
-    check(&opened, last);
-    say(&format!("full {last}"));
+    // It still says so, and what is there can be read. A reader that has ended since may have given pages back for a few
+    // batches more.
+    let still = fill(&opened, |batch| say(&format!("done {batch}")));
+    assert!(still >= last, "{still} of {last}");
+    check(&opened, still);
+    say(&format!("full {still}"));
 }
 
 #[test]

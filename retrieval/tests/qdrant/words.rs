@@ -1,43 +1,19 @@
 //! How good the order of words' legs is on judged collections, where they are beside the workspace.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::collections::HashMap;
 
-use serde::Deserialize;
-use sluice_core::evaluate::{Metric, Qrels, Run, evaluate};
+use sluice_core::evaluate::Run;
 use sluice_proto::retrieval::v1 as wire;
 
 use crate::{
     cluster::TestCluster,
     common::{lexical, search, upsert},
+    judged::{self, lines},
     served::over,
 };
 
-/// Set to anything, it turns the absence of the collections from a skip into a failure.
-const REQUIRE_SHARED: &str = "SLUICE_REQUIRE_SHARED";
-
-#[derive(Deserialize)]
-struct Text {
-    id: String,
-    #[serde(default)]
-    title: String,
-    text: String,
-}
-
-fn lines(path: &Path) -> Vec<Text> {
-    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 async fn check(collection: &str, ndcg_min: f64, recall_min: f64) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(collection);
-    if !folder.exists() {
-        assert!(
-            std::env::var_os(REQUIRE_SHARED).is_none(),
-            "{REQUIRE_SHARED} is set, and there is no {}",
-            folder.display()
-        );
-        eprintln!("skipped: there is no {}", folder.display());
-        return;
-    }
+    let Some(folder) = judged::folder(collection) else { return };
     let cluster = TestCluster::start().await;
     let mut served = over(&cluster).await;
     let text = |name: &str| wire::TextField { name: name.to_owned(), boost: None, language: String::new() };
@@ -62,13 +38,7 @@ async fn check(collection: &str, ndcg_min: f64, recall_min: f64) {
         let found = served.client.search(request).await.expect("found").into_inner();
         run.insert(&query.id, found.hits.into_iter().map(|hit| hit.id).collect()).unwrap();
     }
-    let qrels = Qrels::parse(&fs::read_to_string(folder.join("qrels.txt")).unwrap()).unwrap();
-    let metrics: [Metric; 2] = ["ndcg@10", "recall@100"].map(|name| name.parse().unwrap());
-    let report = evaluate(&qrels, &run, &metrics);
-    eprintln!("{collection}, {} queries: {:?}", report.queries, report.metrics);
-    let [ndcg, recall] = [0, 1].map(|metric| report.metrics[metric].1);
-    assert!(ndcg >= ndcg_min, "{collection}: nDCG@10 {ndcg}");
-    assert!(recall >= recall_min, "{collection}: recall@100 {recall}");
+    judged::check(&folder, &run, ndcg_min, recall_min);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,22 +10,30 @@ use tonic::{Code, Request, transport::Endpoint};
 use wire::LegStatus;
 
 use crate::common::{
-    Client, TestShard, create, dense_leg, document,
+    Client, Kept, TestShard, create, dense_leg, document,
     faults::{Fate, Faults},
     ids, lexical, reason, search, sparse_leg, timerless, upsert,
 };
 
 async fn shard(faults: Arc<Faults>, threads: usize, queued: usize) -> (TestShard, Client) {
-    let shard = TestShard::start_with(faults, |config| {
+    shard_over(Kept::InMemory, faults, threads, queued).await
+}
+
+async fn shard_over(kept: Kept, faults: Arc<Faults>, threads: usize, queued: usize) -> (TestShard, Client) {
+    let shard = TestShard::start_over(kept, faults, |config| {
         config.search.threads = threads;
         config.search.queued_legs_max = queued;
     })
     .await;
     let mut client = shard.client().await;
     create(&mut client, "docs").await;
-    upsert(&mut client, "docs", vec![document("a", "apple", [1.0, 0.0]), document("b", "pear", [0.0, 1.0])]).await;
+    let written = vec![document("a", "apple", [1.0, 0.0]), document("b", "pear", [0.0, 1.0])];
+    assert_eq!(upsert(&mut client, "docs", written).await, WRITTEN);
     (shard, client)
 }
+
+/// The write that every shard here begins with.
+const WRITTEN: u64 = 1;
 
 /// Long enough for all that a slow machine does; what is to be late is given less.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -36,7 +44,8 @@ fn little() -> Option<prost_types::Duration> {
 }
 
 fn all_legs() -> wire::SearchRequest {
-    search("docs", vec![lexical("apple"), dense_leg([0.0, 1.0]), sparse_leg(&[1])])
+    let legs = vec![lexical("apple"), dense_leg([0.0, 1.0]), sparse_leg(&[1])];
+    wire::SearchRequest { min_lsn: WRITTEN, ..search("docs", legs) }
 }
 
 /// How the answer to a search with this deadline fared, and how long that took.
@@ -60,9 +69,10 @@ async fn a_leg_that_fails_leaves_the_answer_flagged_and_on_time() {
         (Fate::Stalls, little(), LegStatus::TimedOut),
         (Fate::Hangs, little(), LegStatus::TimedOut),
     ];
-    for (fate, timeout, expected) in cases {
+    let everywhere = [Kept::InMemory, Kept::OnDisk].into_iter();
+    for (kept, (fate, timeout, expected)) in everywhere.flat_map(|kept| cases.map(|case| (kept, case))) {
         let faults = Faults::of(&[("dense", fate)]);
-        let (_shard, mut client) = shard(Arc::clone(&faults), 4, 16).await;
+        let (_shard, mut client) = shard_over(kept, Arc::clone(&faults), 4, 16).await;
         let mut request = all_legs();
         request.legs[1].timeout = timeout;
         let (answer, took) = ask(&mut client, request, DEADLINE).await;
@@ -110,9 +120,10 @@ async fn without_any_leg_there_is_no_answer() {
         (mixed, Code::Unavailable, "ALL_LEGS_FAILED"),
         (stalling, Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
     ];
-    for (fates, code, expected) in cases {
+    let everywhere = [Kept::InMemory, Kept::OnDisk].into_iter();
+    for (kept, (fates, code, expected)) in everywhere.flat_map(|kept| cases.map(|case| (kept, case))) {
         let faults = Faults::of(&fates);
-        let (_shard, mut client) = shard(Arc::clone(&faults), 4, 16).await;
+        let (_shard, mut client) = shard_over(kept, Arc::clone(&faults), 4, 16).await;
         let mut request = all_legs();
         let late = |fate: Fate| matches!(fate, Fate::Stalls | Fate::Hangs);
         for (leg, (_, fate)) in request.legs.iter_mut().zip(fates) {
@@ -144,6 +155,21 @@ async fn legs_that_hang_take_up_places_and_others_are_told() {
     faults.release();
     let (answer, _) = ask(&mut client, all_legs(), Duration::from_secs(20)).await;
     assert!(!answer.degraded, "places come back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn legs_that_hang_keep_nobody_from_reading() {
+    let faults = Faults::of(&[("dense", Fate::Hangs)]);
+    let (_shard, mut client) = shard(Arc::clone(&faults), 1, 8).await;
+    let both = wire::SearchRequest { limit: 1, ..search("docs", vec![lexical("apple pear")]) };
+    let (first, _) = ask(&mut client, both.clone(), Duration::from_secs(20)).await;
+    let mut hangs = Request::new(search("docs", vec![dense_leg([0.0, 1.0])]));
+    hangs.set_timeout(Duration::from_millis(300));
+    client.search(hangs).await.expect_err("it hangs");
+    let next = wire::SearchRequest { cursor: first.next_cursor.clone(), ..both };
+    let (second, _) = ask(&mut client, next, Duration::from_secs(20)).await;
+    assert_eq!((ids(&first), ids(&second)), (vec!["a"], vec!["b"]), "a page of a list that is kept needs no leg");
+    faults.release();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,6 +78,26 @@ async fn writes_between_pages_do_not_move_them() {
 }
 
 #[tokio::test]
+async fn pages_go_on_with_the_list_that_they_began_with() {
+    let (shard, mut client) = filled(256).await;
+    let docs = shard.memory.collection("docs");
+    docs.hold_indexes(true);
+    upsert(&mut client, "docs", vec![document("a1", "apple", [0.5, 0.5])]).await;
+    let (mut lists, mut rest) = (Vec::new(), Vec::new());
+    for hold in [true, false] {
+        docs.hold_indexes(hold);
+        lists.push(client.search(request(100, Vec::new())).await.expect("found").into_inner());
+        let first = client.search(request(7, Vec::new())).await.expect("found").into_inner();
+        rest.push(first.next_cursor);
+    }
+    assert_eq!(lists[0].lsn, lists[1].lsn, "two lists of one moment");
+    for (list, cursor) in lists.iter().zip(rest) {
+        let page = client.search(request(100, cursor)).await.expect("its list is kept").into_inner();
+        assert_eq!(ids(&page), ids(list)[7..]);
+    }
+}
+
+#[tokio::test]
 async fn a_document_that_has_gone_is_left_out_of_its_page() {
     let (_shard, mut client) = filled(256).await;
     let first = client.search(request(20, Vec::new())).await.expect("found").into_inner();

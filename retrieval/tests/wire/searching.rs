@@ -1,7 +1,10 @@
 //! Searches that go well.
 
+use std::sync::Arc;
+
 use sluice_proto::retrieval::v1 as wire;
-use tonic::Code;
+use sluice_retrieval::search::Undisturbed;
+use tonic::{Code, Request};
 use wire::search_stream_response::Update;
 
 use crate::common::{
@@ -234,6 +237,53 @@ async fn a_search_waits_for_the_write_that_it_names() {
     assert!(ids(&found).contains(&"new") && found.legs[0].applied_lsn >= lsn);
     let ahead = client.search(request(lsn + 1)).await.expect_err("nothing was written");
     assert_eq!((ahead.code(), fields(&ahead)), (Code::InvalidArgument, vec!["min_lsn".to_owned()]));
+}
+
+#[tokio::test]
+async fn searches_that_wait_for_a_write_take_no_places() {
+    let shard = TestShard::start_with(Arc::new(Undisturbed), |config| config.search.threads = 1).await;
+    let mut client = filled(&shard).await;
+    let docs = shard.memory.collection("docs");
+    docs.hold_indexes(true);
+    let lsn = upsert(&mut client, "docs", vec![document("new", "red apple", [1.0, 0.0])]).await;
+    let request = |min_lsn| wire::SearchRequest { min_lsn, ..search("docs", vec![lexical("red apple")]) };
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let (mut client, request) = (client.clone(), request(lsn));
+            tokio::spawn(async move { client.search(request).await.expect("answered").into_inner() })
+        })
+        .collect();
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    let mut other = Request::new(request(0));
+    other.set_timeout(std::time::Duration::from_secs(10));
+    let found = client.search(other).await.expect("there is a place for it").into_inner();
+    assert!(!found.degraded && waiting.iter().all(|waiting| !waiting.is_finished()));
+    docs.hold_indexes(false);
+    for waiting in waiting {
+        assert!(ids(&waiting.await.expect("no panic")).contains(&"new"));
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_is_behind_finds_what_was_replaced() {
+    let shard = TestShard::start().await;
+    let mut client = filled(&shard).await;
+    let docs = shard.memory.collection("docs");
+    docs.hold_indexes(true);
+    let red = |id: &str| with_payload(document(id, "red apple", [1.0, 0.0]), &[("colour", keyword("red"))]);
+    upsert(&mut client, "docs", vec![red("a"), red("new")]).await;
+    let delete = wire::DeleteRequest { collection: "docs".into(), ids: vec!["bb".into()], filter: None };
+    let lsn = client.delete(delete).await.expect("deleted").into_inner().lsn;
+    let is_red = wire::MatchCondition { field: "colour".into(), values: vec![keyword("red")] };
+    let is_red = wire::Filter { condition: Some(wire::filter::Condition::Match(is_red)) };
+    for filter in [None, Some(is_red)] {
+        let leg = wire::Leg { k: 4, ..dense_leg([1.0, 0.0]) };
+        let request = wire::SearchRequest { filter, ..search("docs", vec![leg]) };
+        let found = client.search(request).await.expect("answered").into_inner();
+        assert!(ids(&found).contains(&"a") && !ids(&found).contains(&"bb"), "{:?}", ids(&found));
+        let hit = found.hits.iter().find(|hit| hit.id == "a").expect("it is there");
+        assert!(!found.degraded && found.legs[0].applied_lsn < hit.version && hit.version < lsn, "its present version");
+    }
 }
 
 #[tokio::test]

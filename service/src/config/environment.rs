@@ -1,8 +1,36 @@
 //! The environment as a layer.
 
+use std::ffi::OsString;
+
 use toml::Value;
 
 use super::{ConfigFault, Source, path::KeyPath, tree::Tree};
+
+/// Variables with our prefix that are no configuration: the client's, and switches of the tests.
+const FOREIGN_VARIABLES: [&str; 11] = [
+    "SLUICE_URL",
+    "SLUICE_TOKEN",
+    "SLUICE_FULL_ORACLE",
+    "SLUICE_KILLS",
+    "SLUICE_LOAD_SECONDS",
+    "SLUICE_REQUIRE_GPU",
+    "SLUICE_REQUIRE_ISA",
+    "SLUICE_REQUIRE_MODEL",
+    "SLUICE_REQUIRE_MOUNT",
+    "SLUICE_REQUIRE_SHARED",
+    "SLUICE_TOGETHER_SECONDS",
+];
+
+/// Those of a process's variables that may be configuration, for [`Layers::environment`](super::Layers::environment).
+/// Others need not even be text.
+#[must_use]
+pub fn own_variables(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<(String, String)> {
+    let named = variables.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    named
+        .filter(|(name, _)| !FOREIGN_VARIABLES.contains(&name.as_str()))
+        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+        .collect()
+}
 
 /// What a variable of ours starts with.
 const PREFIX: &str = "SLUICE_";

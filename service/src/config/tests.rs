@@ -262,3 +262,10 @@ fn what_is_rendered_loads_back() {
         assert_eq!(load::<Config>(&layers(&text, &[], "")).unwrap(), config, "{text}");
     }
 }
+
+#[test]
+fn what_others_say_with_our_prefix_is_no_configuration() {
+    let variables = [("SLUICE_LISTEN", "x"), ("SLUICE_TOKEN", "secret"), ("SLUICE_KILLS", "200"), ("HOME", "/")];
+    let own = own_variables(variables.map(|(name, value)| (name.into(), value.into())));
+    assert_eq!(own, [("SLUICE_LISTEN", "x"), ("HOME", "/")].map(|(name, value)| (name.to_owned(), value.to_owned())));
+}

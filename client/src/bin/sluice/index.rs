@@ -18,7 +18,7 @@ mod schema;
 mod target;
 mod writer;
 
-use std::{pin::Pin, rc::Rc, thread, time::Duration};
+use std::{pin::Pin, rc::Rc, time::Duration};
 
 use anyhow::anyhow;
 use futures_util::{Stream, StreamExt, stream};
@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use self::{
-    input::{Batch, Batches},
+    input::Batch,
     prepare::{Prepared, Preparer},
     report::{Output, Shown, Tally},
     target::Target,
@@ -37,11 +37,10 @@ use self::{
 use crate::{
     args::index::{BadLine, IndexArgs},
     output::{Failure, print, print_json},
+    read_ahead::read_ahead,
     server::ServerDefault,
 };
 
-/// Batches that are read before they can be prepared.
-const BATCHES_READ_AHEAD_MAX: usize = 1;
 /// How often a line says how far it has come, where no bar does.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -54,20 +53,6 @@ pub(crate) async fn run(args: &IndexArgs, server_default: &ServerDefault) -> Res
     let ended = run.all(batches, usize::from(args.concurrency)).await;
     run.shown.finish();
     run.conclude(args.json, ended)
-}
-
-/// Reads on a thread of its own: input that is slow to come does not hold up what is under way.
-fn read_ahead(batches: Batches) -> anyhow::Result<mpsc::Receiver<anyhow::Result<Batch>>> {
-    let (sender, receiver) = mpsc::channel(BATCHES_READ_AHEAD_MAX);
-    let read = move || {
-        for batch in batches {
-            if sender.blocking_send(batch).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("input".to_owned()).spawn(read)?;
-    Ok(receiver)
 }
 
 /// How it ended before its end.

@@ -13,6 +13,7 @@ mod lines;
 mod models;
 mod output;
 mod progress;
+mod read_ahead;
 mod rerank;
 mod server;
 mod tokens;

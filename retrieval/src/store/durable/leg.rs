@@ -1,13 +1,10 @@
 //! A leg of a search: what is asked, and the index that answers it.
 
-use std::time::Duration;
-
 use roaring::RoaringBitmap;
 use sluice_core::fusion::rarity;
-use tokio::runtime::Handle;
 
 use crate::{
-    collection::{self as kept, Collection as Kept, Index, LegFault},
+    collection::{self as kept, Collection as Kept, Index, LegFault, Progress},
     document::StoredDocument,
     identity::{DocId, Lsn},
     lexical::{
@@ -26,6 +23,11 @@ pub(super) struct DurableLeg<'a> {
 }
 
 impl DurableLeg<'_> {
+    fn progress(&self) -> Progress {
+        let found = self.kept.progress().into_iter().find(|(leg, _)| *leg == self.leg);
+        found.map(|(_, progress)| progress).unwrap_or_default()
+    }
+
     fn index(&self) -> Result<Index, IndexError> {
         self.kept.index(&self.leg).map_err(|fault: LegFault| IndexError::Unusable(fault.to_string()))
     }
@@ -33,25 +35,12 @@ impl DurableLeg<'_> {
 
 impl Leg for DurableLeg<'_> {
     fn applied(&self) -> Lsn {
-        let found = self.kept.progress().into_iter().find(|(leg, _)| *leg == self.leg);
-        found.map(|(_, progress)| progress.lsn).unwrap_or_default()
-    }
-
-    /// Also for an index that is being filled: what it has is not all that there is.
-    fn wait_for(&self, lsn: Lsn, time: Duration) -> bool {
-        let reached = tokio::time::timeout(time, self.kept.reached(&self.leg, lsn));
-        match Handle::current().block_on(reached) {
-            Ok(Ok(())) => true,
-            Ok(Err(fault)) => {
-                tracing::warn!(leg = %self.leg, %fault, "a leg does not follow");
-                false
-            }
-            Err(_) => false,
-        }
+        self.progress().lsn
     }
 
     fn search(&self, k: usize, among: Option<&RoaringBitmap>, stop: &dyn Stop) -> Result<Vec<Hit>, IndexError> {
-        match (self.index()?, &self.query) {
+        let before = self.progress();
+        let hits = match (self.index()?, &self.query) {
             (Index::Lexical(index), LegQuery::Lexical(query)) => {
                 index.search(&words(query, self.kept.schema()), k, among, stop)
             }
@@ -60,7 +49,9 @@ impl Leg for DurableLeg<'_> {
             }
             (Index::Sparse(index), LegQuery::Sparse { query, .. }) => index.search(query, k, among, stop),
             _ => Err(IndexError::Unusable(format!("{} is of another kind", self.leg))),
-        }
+        }?;
+        let after = self.progress();
+        if before.filled && after.filled && before.fills == after.fills { Ok(hits) } else { Err(IndexError::Filling) }
     }
 
     fn rarity(&self) -> Option<f64> {
@@ -106,5 +97,52 @@ fn words(query: &LexicalQuery, schema: &Schema) -> WordQuery {
         proximity: query.proximity.map(|(slop, boost)| Proximity { slop, boost }),
         fuzzy: (query.fuzzy_edits > 0).then(|| Fuzzy { edits: query.fuzzy_edits, ..Fuzzy::default() }),
         prefix: query.prefix,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        collection::CollectionOptions,
+        document::Document,
+        indexes::{IndexOptions, followers},
+        schema::{DenseField, Language, Metric},
+        truth::Operation,
+        vector_index::{Effort, Never},
+    };
+
+    #[test]
+    fn what_an_index_finds_while_it_is_emptied_is_no_answer() {
+        let folder = TempDir::new().unwrap();
+        let mut schema = Schema::title_and_text(Language::English);
+        schema.dense.push(DenseField { name: "dense".into(), dim: 2, metric: Metric::Dot });
+        let open = followers(IndexOptions::default());
+        let kept = Kept::create(&folder.path().join("docs"), &schema, CollectionOptions::default(), &open).unwrap();
+        let document =
+            Document { id: "one".into(), dense: [("dense".into(), vec![1.0, 2.0])].into(), ..Document::default() };
+        let lsn = kept.try_submit(vec![Operation::Upsert(document)]).unwrap().wait().unwrap().lsn;
+        let leg = kept::Leg::Dense("dense".into());
+        let query = LegQuery::Dense {
+            vector: "dense".into(),
+            query: vec![1.0, 1.0],
+            metric: Metric::Dot,
+            effort: Effort::Usual,
+        };
+        let asked = DurableLeg { kept: &kept, leg: leg.clone(), query };
+        let reached = || wait(kept.reached(&leg, lsn)).unwrap();
+        reached();
+        assert_eq!(asked.search(1, None, &Never).unwrap()[0].score, 3.0);
+        // It is asked whether to stop in the middle of its search.
+        let emptied = asked.search(1, None, &|| kept.rebuild(&leg).is_err());
+        assert!(matches!(emptied, Err(IndexError::Filling)), "{emptied:?}");
+        reached();
+        assert_eq!(asked.search(1, None, &Never).unwrap()[0].score, 3.0);
+    }
+
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Runtime::new().unwrap().block_on(future)
     }
 }

@@ -1,6 +1,6 @@
 //! `sluice tokens put`.
 
-use std::{collections::HashSet, thread};
+use std::collections::HashSet;
 
 use anyhow::{anyhow, ensure};
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -15,13 +15,12 @@ use crate::{
     lines::Input,
     output::{Failure, note, print, print_json, width},
     progress,
+    read_ahead::read_ahead,
     server::{ServerDefault, connect},
 };
 
 /// Batches under way: the server encodes one while the next one travels.
 const BATCHES_IN_FLIGHT_MAX: usize = 2;
-/// Batches that are read before they can be sent.
-const BATCHES_READ_AHEAD_MAX: usize = 1;
 
 pub(crate) async fn run(args: &PutArgs, server_default: &ServerDefault) -> Result<(), Failure> {
     let input = Input::open(args.file.as_deref())?;
@@ -50,22 +49,6 @@ pub(crate) async fn run(args: &PutArgs, server_default: &ServerDefault) -> Resul
         return Err(anyhow!("{name}: no documents").into());
     }
     if args.json { print_json(&Output { namespace: &args.namespace, stored }) } else { print(&stored.summary()) }
-}
-
-/// Reads on a thread of its own: input that is slow to come does not hold up what is under way.
-fn read_ahead(
-    batches: impl Iterator<Item = anyhow::Result<Batch>> + Send + 'static,
-) -> anyhow::Result<mpsc::Receiver<anyhow::Result<Batch>>> {
-    let (sender, receiver) = mpsc::channel(BATCHES_READ_AHEAD_MAX);
-    let read = move || {
-        for batch in batches {
-            if sender.blocking_send(batch).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("input".to_owned()).spawn(read)?;
-    Ok(receiver)
 }
 
 struct Put {
