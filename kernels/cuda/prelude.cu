@@ -1,4 +1,5 @@
-// What every kernel here is written in: 16-byte loads, matrix instructions, a maximum that keeps NaN, half precision.
+// What every kernel here is written in: 16-byte loads, copies into shared memory, matrix instructions, a maximum that keeps
+// NaN, half precision.
 //
 // It is put in front of each source (there is no #include, so a compiler needs no header), and its one #ifdef is the
 // only difference between the two machines that run these sources: a CUDA device, and the CPU of the test suite
@@ -80,6 +81,63 @@ DEVICE float half_to_float(unsigned short half) {
     float x;
     asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(half));
     return x;
+}
+
+// To nearest even; infinite from 65,520 on.
+DEVICE unsigned short float_to_half(float x) {
+    unsigned short half;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(x));
+    return half;
+}
+
+// 2^x and 1 / x, within two units in the last place; 0 below 2⁻¹²⁶.
+DEVICE float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+DEVICE float reciprocal_approx(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// Where something lies in shared memory, in bytes.
+typedef unsigned SharedAddress;
+DEVICE SharedAddress shared_address(const void* shared) {
+    return static_cast<SharedAddress>(__cvta_generic_to_shared(shared));
+}
+
+// Copies 16 aligned bytes into shared memory while the thread goes on; zeros if they are not there (then nothing is read).
+DEVICE void copy16_async(SharedAddress shared, const void* global, bool there) {
+    const unsigned bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
+}
+// Ends a group of the thread's copies.
+DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits for the thread's copies but for those of its newest GROUPS groups. Others' copies: a barrier behind it.
+template <int GROUPS>
+DEVICE void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+}
+
+// Four 8 × 8 matrices of halves from shared memory: lane 8 i + r says where row r of matrix i is (16 aligned bytes). Lane l
+// gets, a word for each matrix, elements 2 (l % 4) and the next of row l / 4; of column l / 4 if transposed.
+DEVICE uint4 load_matrices(SharedAddress shared) {
+    uint4 v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(shared)
+                 : "memory");
+    return v;
+}
+DEVICE uint4 load_matrices_transposed(SharedAddress shared) {
+    uint4 v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(shared)
+                 : "memory");
+    return v;
 }
 
 #else

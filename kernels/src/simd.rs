@@ -21,6 +21,7 @@ mod avx512;
 mod math;
 mod portable;
 mod slice;
+mod sums;
 mod tile;
 
 #[cfg(target_arch = "x86_64")]
@@ -30,7 +31,7 @@ use crate::Isa;
 pub(crate) use math::{Function, GeluErf, GeluTanh, Identity, Relu};
 pub(crate) use slice::{load, registers, store};
 pub(crate) use tile::{
-    FLOATS_OF_A_LINE, Micro, Out, Rows, Sink, Steps, TILE_MAX, Tile, TileRows, dot, multiply, tiles,
+    Ahead, FLOATS_OF_A_LINE, Micro, Out, Rows, Sink, Steps, TILE_MAX, Tile, TileRows, dot, multiply, tiles,
 };
 
 /// A register of one instruction set, and what can be done with it.

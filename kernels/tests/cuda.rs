@@ -5,6 +5,10 @@
 mod case;
 #[path = "cuda/emulated.rs"]
 mod emulated;
+#[path = "cuda/encoder/mod.rs"]
+mod encoder;
+#[path = "cuda/encoder/on_shim.rs"]
+mod runner;
 #[path = "cuda/served.rs"]
 mod served;
 

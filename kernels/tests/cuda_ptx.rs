@@ -63,22 +63,50 @@ fn the_manifest_is_of_these_sources_and_these_files() {
     assert_eq!(found, files.keys().cloned().collect());
 }
 
+/// Only what is named here may spill.
+fn spilled_bytes_max(kernel: &str) -> u64 {
+    match kernel {
+        // A few bytes, once for a row, are no harm where registers are documents on their way.
+        _ if kernel.starts_with("maxsim_stream") => 32,
+        // Explanations, and a step of the ladder that nobody takes: on sm_90 the assembler prefers more blocks.
+        "maxsim_alignment_f16" | "maxsim_alignment_int8" | "maxsim_mma_int8_q32" => 104,
+        _ => 0,
+    }
+}
+
+/// Of a thread, so that a multiprocessor of 65,536 has as many blocks as the kernel was made for.
+fn registers_max(kernel: &str) -> u64 {
+    match kernel {
+        // Four blocks of 64 threads, with some to spare.
+        "encoder_attention_wide_d64" => 224,
+        // Five of them, likewise.
+        "encoder_attention_wide_d32" => 192,
+        // Two blocks of 256 threads.
+        _ => 128,
+    }
+}
+
 #[test]
 fn every_kernel_is_compiled_and_keeps_to_its_registers() {
     let manifest = manifest();
     let mut compiled = BTreeSet::new();
     for (name, entry) in manifest["files"].as_object().unwrap() {
-        for (kernel, used) in entry["kernels"].as_object().unwrap() {
+        // For the generation that it is of, and for the newest where that has none of its own.
+        let assembled = ["kernels", "kernels_on_sm_90"].into_iter().filter_map(|key| entry.get(key));
+        for (kernel, used) in assembled.flat_map(|kernels| kernels.as_object().unwrap()) {
             let (registers, spilled) = (used["registers"].as_u64().unwrap(), used["spilled_bytes"].as_u64().unwrap());
-            // Two blocks of 256 threads on a multiprocessor of 65,536 registers. A few bytes, once for a row, are no harm.
+            let (registers_max, spilled_max) = (registers_max(kernel), spilled_bytes_max(kernel));
             assert!(
-                registers <= 128 && spilled <= 32,
+                registers <= registers_max && spilled <= spilled_max,
                 "{name}, {kernel}: {registers} registers, {spilled} bytes spilled"
             );
             compiled.insert(kernel.clone());
         }
     }
-    let sources: BTreeSet<String> =
-        sluice_cuda_shim::kernels().into_iter().filter(|name| name.starts_with("maxsim")).map(str::to_owned).collect();
+    let sources: BTreeSet<String> = sluice_cuda_shim::kernels()
+        .into_iter()
+        .filter(|name| !name.starts_with("selftest"))
+        .map(str::to_owned)
+        .collect();
     assert_eq!(compiled, sources, "the shim and the PTX have the same kernels");
 }

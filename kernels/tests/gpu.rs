@@ -6,6 +6,12 @@
 
 #[path = "cuda/case.rs"]
 mod case;
+#[path = "cuda/encoder_device.rs"]
+mod encoder_device;
+#[path = "cuda/encoder/mod.rs"]
+mod gpu_encoder;
+#[path = "cuda/encoder/on_device.rs"]
+mod runner;
 
 use std::{env, time::Instant};
 

@@ -21,7 +21,7 @@ fn sources() -> PathBuf {
 /// A folder as `pack` makes it, with these programs in place of the binaries.
 fn packed(gpu_tests: &str, maxsim_gpu: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["run", "rivals.py", "report.py"] {
+    for name in ["run", "rivals.py", "report.py", "encoder_report.py"] {
         fs::copy(sources().join(name), folder.path().join(name)).unwrap();
     }
     fs::write(folder.path().join("commit"), "0123456789ab\n").unwrap();
@@ -98,6 +98,24 @@ fn every_step_is_run_and_a_failure_is_reported() {
 }
 
 #[test]
+fn what_the_time_does_not_suffice_for_is_left_out_and_a_hang_is_a_failure() {
+    let sound = "#!/bin/sh\necho DeviceShape\nexit 0\n";
+    let within = |folder: &TempDir, steps: &[&str]| {
+        let mut command = Command::new("bash");
+        command.arg("run").args(steps).current_dir(folder.path()).env("RUN_SECONDS", "1");
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (status, text) = within(&packed(sound, "#!/bin/sh\nexec sleep 60\n"), &["bench"]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("left out: bench: it took longer than the time that there was"), "{text}");
+    let hanging = "#!/bin/sh\necho DeviceShape\n[ \"$1\" = --exact ] || exec sleep 60\n";
+    let (status, text) = within(&packed(hanging, sound), &["conformance"]);
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("FAILED: conformance"), "{text}");
+}
+
+#[test]
 fn the_report_compares_with_the_copy_the_limit_and_the_rivals() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -129,4 +147,110 @@ fn the_report_compares_with_the_copy_the_limit_and_the_rivals() {
     assert_eq!(report["rows"], expected);
     let table = String::from_utf8(status.stdout).unwrap();
     assert!(table.contains("0.85 met") && table.contains("1.0 MISSED"), "{table}");
+}
+
+/// The encoder's cases, and what encoder_gpu would print of them, with times that are made up.
+fn encoder() -> (Value, Value) {
+    let model = |name: &str, cases: &[(&str, Vec<u32>)]| {
+        let cases: Vec<Value> = cases.iter().map(|(name, lengths)| json!({"name": name, "lengths": lengths})).collect();
+        json!({"name": name, "hidden": 384, "layers": 6, "heads": 12, "intermediate": 1536, "check": [1], "cases": cases})
+    };
+    let plan = json!({"models": [
+        model("MiniLM-L6", &[("100x256", vec![256; 100])]),
+        model("BERT-base", &[("100x256", vec![256; 100]), ("100xnatural", vec![90; 100])]),
+    ]});
+    let measured = |name: &str, cases: &[(&str, f64)]| {
+        let cases: Vec<Value> = cases.iter().map(|(name, seconds)| json!({"name": name, "seconds": seconds})).collect();
+        let check = json!({"passed": true, "largest_distance": 1e-4, "pairs": 1, "logits": [0.5],
+                           "pairs_whose_bits_depend_on_the_batch": 0});
+        json!({"name": name, "backend": "cuda-f16", "check": check, "cases": cases})
+    };
+    let ours = json!({"device": "no device", "models": [
+        measured("MiniLM-L6", &[("100x256", 1.2e-3)]),
+        measured("BERT-base", &[("100x256", 1e-3), ("100xnatural", 1e-3)]),
+    ]});
+    (plan, ours)
+}
+
+#[test]
+fn the_encoder_is_left_out_without_pytorch_and_compared_with_it() {
+    let (plan, ours) = encoder();
+    let sound = "#!/bin/sh\necho DeviceShape\nexit 0\n";
+    let folder = packed(sound, sound);
+    let script = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    let binary = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    script("encoder_models.py", "import sys\nsys.exit(3)\n");
+    let (status, text) = run(&folder, &["encoder"]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("left out: encoder: python3 has no PyTorch"), "{text}");
+
+    let write = "import pathlib, sys\nfolder = pathlib.Path(sys.argv[1])\nfolder.mkdir(parents=True)\n";
+    script(
+        "encoder_models.py",
+        &format!("{write}(folder / 'cases.json').write_text('{plan}')\n(folder / 'MiniLM-L6').mkdir()\n"),
+    );
+    script("encoder_rivals.py", "import sys\nsys.exit(3)\n");
+    binary("encoder-gpu", &format!("#!/bin/sh\ncat <<'EOF'\n{ours}\nEOF\n"));
+    binary("sluice-benches", "#!/bin/sh\necho \"asked: $*\"\n");
+    let (status, text) = run(&folder, &["encoder"]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("| MiniLM-L6 | 100x256 | 1.200 |") && text.contains("0 of 1"), "{text}");
+    assert!(
+        text.contains("==> end-to-end-MiniLM-L6\nasked: end-to-end --device cuda --model results/models/MiniLM-L6 ")
+    );
+    assert!(!folder.path().join("results/models").exists(), "models are large");
+    binary("sluice-benches", "#!/bin/sh\nexit 1\n");
+    let (status, text) = run(&folder, &["encoder"]);
+    assert!(status == Some(1) && text.contains("FAILED: end-to-end-MiniLM-L6"), "{text}");
+    binary("sluice-benches", "#!/bin/sh\n");
+
+    // What differs from PyTorch fails the run, and what encoder_gpu finds amiss too.
+    let rivals = json!({"torch": "0", "device": "no device", "peak_flops": 8e14,
+                        "models": [{"name": "BERT-base", "logits": [0.6], "rows": []}]});
+    script("encoder_rivals.py", &format!("print('{rivals}')\n"));
+    let (status, text) = run(&folder, &["encoder"]);
+    assert!(status == Some(1) && text.contains("FAILED: encoder-report"), "{text}");
+    binary("encoder-gpu", "#!/bin/sh\nexit 1\n");
+    let (status, text) = run(&folder, &["encoder"]);
+    assert!(status == Some(1) && text.contains("FAILED: encoder"), "{text}");
+}
+
+#[test]
+fn the_encoders_report_compares_with_the_limit_the_peak_and_pytorch() {
+    let (plan, ours) = encoder();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("cases.json"), plan.to_string()).unwrap();
+    fs::write(at("ours.json"), ours.to_string()).unwrap();
+    let rival = json!({"name": "100xnatural", "rival": "PyTorch, batches of 32", "seconds": 3e-3});
+    let rivals = json!({"torch": "0", "peak_flops": 8e14,
+                        "models": [{"name": "BERT-base", "logits": [0.5001], "rows": [rival]}]});
+    fs::write(at("rivals.json"), rivals.to_string()).unwrap();
+    let done = Command::new("python3")
+        .arg("-B")
+        .arg(sources().join("encoder_report.py"))
+        .args([folder.path().to_path_buf(), at("ours.json"), at("rivals.json")])
+        .arg("abc")
+        .arg(at("report.json"))
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let report: Value = serde_json::from_slice(&fs::read(at("report.json")).unwrap()).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    let row = |case: &str, rival: &str| {
+        let found = rows.iter().find(|row| row["case"] == case && row["rival"] == rival);
+        found.unwrap_or_else(|| panic!("no {case} beside {rival}: {rows:?}"))
+    };
+    assert_eq!(row("encoder/MiniLM-L6/100x256", "limit of 1.5 ms")["ratio"], json!(1.25));
+    // 25,600 tokens of 2·(4·384² + 2·384·1536) FLOPs each and 4·384 for each of 256 keys, in 6 layers: 0.604 TFLOP, as
+    // kernels' reference tables have it.
+    let share = row("encoder/BERT-base/100x256", "measured peak");
+    assert_eq!((&share["ours"], &share["target"]), (&json!(604.0), &json!(0.55)));
+    let natural = row("encoder/BERT-base/100xnatural", "PyTorch, batches of 32");
+    assert_eq!((&natural["ratio"], &natural["target"]), (&json!(3.0), &json!(2.0)));
+    assert_eq!(rows.len(), 5, "{rows:?}");
 }

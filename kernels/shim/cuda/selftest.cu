@@ -77,6 +77,26 @@ extern "C" __global__ void selftest_mma(const unsigned* a_f16, const unsigned* b
     }
 }
 
+// Four 8 × 8 matrices of halves, end to end in `x`, as fragments and as those of their transposes: out is [2, 32, 4]. Rows
+// lie `pitch` cells of 16 bytes apart in shared memory. `wait`: how many groups may be under way when they are read.
+extern "C" __global__ void selftest_matrices(const uint4* x, unsigned* out, unsigned pitch, unsigned wait) {
+    const SharedAddress row = shared_address(dynamic_shared() + threadIdx.x * pitch);
+    copy16_async(row, x + threadIdx.x, true);
+    commit_copies();
+    if (wait) wait_for_copies<0>();
+    else wait_for_copies<1>();
+    __syncthreads();
+    const uint4 plain = load_matrices(row), transposed = load_matrices_transposed(row);
+    const unsigned words[8] = {plain.x, plain.y, plain.z, plain.w, transposed.x, transposed.y, transposed.z, transposed.w};
+    for (unsigned i = 0; i < 8; i++) store(out + i / 4 * 128 + threadIdx.x * 4 + i % 4, words[i]);
+}
+
+// x as halves.
+extern "C" __global__ void selftest_halves(const float* x, unsigned short* out) {
+    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    store(out + i, float_to_half(load(x + i)));
+}
+
 // value[i] of each lane after every kind of shuffle, and a vote: out is [5, 32].
 extern "C" __global__ void selftest_shuffles(unsigned* out) {
     const unsigned lane = threadIdx.x;

@@ -24,7 +24,7 @@ constexpr unsigned char CANARY = 0xa5;
 constexpr unsigned WARP = 32;
 
 const char* const NAMES[shim::COLLECTIVES] = {"nothing",  "__syncthreads", "__syncwarp", "a shuffle",
-                                              "__ballot", "mma_f16",       "mma_s8u8"};
+                                              "__ballot", "mma_f16",       "mma_s8u8",    "load_matrices"};
 
 }  // namespace
 
@@ -55,9 +55,18 @@ extern const shim::Kernel* const shim_kernels[];
 extern const size_t shim_kernel_count;
 }
 
+namespace shim {
+void check_shared_access(const void* address);
+}
+
 namespace {
 
 enum class State { READY, WAITS_FOR_WARP, WAITS_FOR_BLOCK, ENDED };
+
+struct Copy {
+    void* to;
+    const void* from;  // null: zeros
+};
 
 struct Fiber {
     jmp_buf here;
@@ -66,6 +75,7 @@ struct Fiber {
     State state = State::ENDED;
     uint3 thread{};
     shim::Result result{};
+    std::vector<std::vector<Copy>> copies;  // that are not done, by group; the last one is open
 
     ~Fiber() {
         if (stack != MAP_FAILED) munmap(stack, STACK_BYTES);
@@ -235,12 +245,40 @@ uint32_t shuffled(const Warp& warp, unsigned lane) {
     return warp.operands[source].words[0];
 }
 
+// PTX ISA, ldmatrix.x4: lane 8 i + r gives the address of row r of matrix i, 8 halves; lane l gets of each matrix elements
+// 2 (l % 4) and the next of row l / 4, or of column l / 4 where it is transposed.
+void load_matrices(const Warp& warp, Fiber* const* fibers) {
+    const unsigned char* rows[WARP];
+    for (unsigned lane = 0; lane < WARP; lane++) {
+        const uint32_t* const words = warp.operands[lane].words;
+        rows[lane] = reinterpret_cast<const unsigned char*>(uintptr_t(uint64_t(words[1]) << 32 | words[0]));
+        shim::check_shared_access(rows[lane]);
+    }
+    const auto element = [&](unsigned matrix, unsigned row, unsigned column) {
+        uint16_t half;
+        std::memcpy(&half, rows[matrix * 8 + row] + 2 * column, 2);
+        return uint32_t(half);
+    };
+    const bool transposed = warp.operands[0].words[2];
+    for (unsigned lane = 0; lane < WARP; lane++) {
+        for (unsigned matrix = 0; matrix < 4; matrix++) {
+            const unsigned a = lane / 4, b = lane % 4 * 2;
+            const uint32_t low = transposed ? element(matrix, b, a) : element(matrix, a, b);
+            const uint32_t high = transposed ? element(matrix, b + 1, a) : element(matrix, a, b + 1);
+            fibers[lane]->result.words[matrix] = low | high << 16;
+        }
+    }
+}
+
 void compute(Warp& warp, Fiber* const* fibers) {
     switch (warp.collective) {
         case shim::MMA_F16:
         case shim::MMA_S8U8:
             if (warp.present != 0xffffffffu) shim::fail("%s in a warp of less than 32 lanes", NAMES[warp.collective]);
             return multiply(warp, warp.collective == shim::MMA_S8U8, fibers);
+        case shim::LDMATRIX:
+            if (warp.present != 0xffffffffu) shim::fail("load_matrices in a warp of less than 32 lanes");
+            return load_matrices(warp, fibers);
         case shim::SHUFFLE:
             for (unsigned lane = 0; lane < WARP; lane++)
                 if (warp.present >> lane & 1) fibers[lane]->result.words[0] = shuffled(warp, lane);
@@ -300,6 +338,7 @@ void run_block(Scheduler& s) {
     s.live = threads;
     lay_out_shared(s);
     for (unsigned i = 0; i < threads; i++) {
+        s.fibers[i]->copies.assign(1, {});
         s.fibers[i]->thread = {i % size[0], i / size[0] % size[1], i / size[0] / size[1]};
         s.warps[i / WARP].present |= 1u << lane_of(i);
         make_ready(i);
@@ -396,6 +435,39 @@ Result meet(Collective collective, const Operand& operand) {
 
 void* dynamic_shared() { return scheduler().shared.data() + scheduler().dynamic_begin; }
 
+// 16 bytes of the block's dynamic shared memory.
+void check_shared_access(const void* address) {
+    const Scheduler& s = scheduler();
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(s.shared.data()) + s.dynamic_begin;
+    const uintptr_t at = reinterpret_cast<uintptr_t>(address);
+    if (at % 16 != 0) fail("16 bytes of shared memory at %td, which is not aligned to 16", ptrdiff_t(at - begin));
+    if (at < begin || at + 16 > begin + s.launch->shared_bytes)
+        fail("16 bytes at %td of %zu bytes of shared memory", ptrdiff_t(at - begin), s.launch->shared_bytes);
+}
+
+static void copy(void* to, const void* from) {
+    if (from) std::memcpy(to, from, 16);
+    else std::memset(to, 0, 16);
+}
+
+void copy_some_time(void* to, const void* from) {
+    check_shared_access(to);
+    Scheduler& s = scheduler();
+    if (s.draw() & 1) copy(to, from);
+    else s.running->copies.back().push_back({to, from});
+}
+
+void commit_copies() { scheduler().running->copies.emplace_back(); }
+
+void wait_for_copies(unsigned groups) {
+    std::vector<std::vector<Copy>>& copies = scheduler().running->copies;
+    // The open group is not waited for, nor are `groups` before it.
+    while (copies.size() > groups + 1) {
+        for (const Copy& later : copies.front()) copy(later.to, later.from);
+        copies.erase(copies.begin());
+    }
+}
+
 void* static_shared(const void* declaration, size_t bytes, size_t alignment) {
     Scheduler& s = scheduler();
     for (const auto& [known, at] : s.static_arrays)
@@ -434,6 +506,19 @@ float half_to_float(uint16_t half) {
     if (exponent != 0) return from_word<float>(sign | (exponent + 112) << 23 | fraction << 13);
     const float small = float(fraction) * (1.0f / 16777216.0f);  // subnormal: fraction · 2⁻²⁴
     return sign ? -small : small;
+}
+
+// Rounds to nearest even, as cvt.rn.f16.f32 does.
+uint16_t float_to_half(float x) {
+    const uint32_t bits = to_word(x), magnitude = bits & 0x7fffffff;
+    const uint16_t sign = uint16_t(bits >> 16 & 0x8000);
+    if (magnitude > 0x7f800000) return 0x7fff;
+    if (magnitude >= 0x477ff000) return sign | 0x7c00;  // from 65,520 on: infinite
+    if (magnitude < 0x38800000) {                       // subnormal: a multiple of 2⁻²⁴, which f32 arithmetic rounds to
+        const float shifted = from_word<float>(magnitude) + 0.5f;
+        return sign | uint16_t(to_word(shifted) - 0x3f000000);
+    }
+    return sign | uint16_t((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13);
 }
 
 }  // namespace shim

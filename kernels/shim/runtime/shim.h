@@ -46,7 +46,7 @@ struct Place {
     dim3 grid;
 };
 
-enum Collective : int { NONE, BLOCK_BARRIER, WARP_BARRIER, SHUFFLE, BALLOT, MMA_F16, MMA_S8U8, COLLECTIVES };
+enum Collective : int { NONE, BLOCK_BARRIER, WARP_BARRIER, SHUFFLE, BALLOT, MMA_F16, MMA_S8U8, LDMATRIX, COLLECTIVES };
 
 // One lane's part in a collective of its warp.
 struct Operand {
@@ -62,11 +62,19 @@ void block_barrier();
 Result meet(Collective collective, const Operand& operand);
 void* dynamic_shared();
 void* static_shared(const void* declaration, size_t bytes, size_t alignment);
+// An asynchronous copy of 16 bytes (or of zeros, without `from`) into dynamic shared memory. It is done at once or when it
+// is waited for, as the seed has it: a kernel that does not wait reads poison, and one that copies over what is still read
+// spoils it.
+void copy_some_time(void* to, const void* from);
+void commit_copies();
+// Does all of this thread's copies but those of its newest `groups` groups.
+void wait_for_copies(unsigned groups);
 // Ends the launch with an error unless these bytes lie in one buffer of the launch and are aligned.
 void check_access(const void* address, size_t bytes, size_t alignment, bool write);
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 float half_to_float(uint16_t half);
+uint16_t float_to_half(float x);
 
 template <class T>
 inline uint32_t to_word(T value) {
@@ -197,3 +205,27 @@ static inline float max_nan(float a, float b) {
     return a > b ? a : b;
 }
 static inline float half_to_float(unsigned short half) { return shim::half_to_float(half); }
+static inline unsigned short float_to_half(float x) { return shim::float_to_half(x); }
+static inline float flushed(float x) { return std::fabs(x) < std::numeric_limits<float>::min() ? 0.0f : x; }
+static inline float exp2_approx(float x) { return flushed(exp2f(x)); }
+static inline float reciprocal_approx(float x) { return flushed(1.0f / x); }
+
+// Wider than a device's, which knows its shared memory by 32 bits.
+typedef uintptr_t SharedAddress;
+static inline SharedAddress shared_address(const void* shared) { return reinterpret_cast<uintptr_t>(shared); }
+static inline void copy16_async(SharedAddress shared, const void* global, bool there) {
+    if (there) shim::check_access(global, 16, 16, false);
+    shim::copy_some_time(reinterpret_cast<void*>(shared), there ? global : nullptr);
+}
+static inline void commit_copies() { shim::commit_copies(); }
+template <int GROUPS>
+static inline void wait_for_copies() {
+    shim::wait_for_copies(GROUPS);
+}
+static inline uint4 load_matrices(SharedAddress shared, bool transposed) {
+    const shim::Result words =
+        shim::meet(shim::LDMATRIX, shim::Operand{{uint32_t(shared), uint32_t(uint64_t(shared) >> 32), transposed}});
+    return {words.words[0], words.words[1], words.words[2], words.words[3]};
+}
+static inline uint4 load_matrices(SharedAddress shared) { return load_matrices(shared, false); }
+static inline uint4 load_matrices_transposed(SharedAddress shared) { return load_matrices(shared, true); }

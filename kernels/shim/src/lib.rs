@@ -12,6 +12,7 @@
 //! | global memory out of bounds, or not aligned | `load…` and `store` of the prelude are checked; other accesses meet poison around every [`Buffer`], and writes there are found after the launch |
 //! | shared memory out of bounds | guards around the dynamic part |
 //! | shared memory read before it is written, or expected to survive a block | poisoned (NaN) before each block |
+//! | shared memory read before a copy into it was waited for, or copied over while it is read | copies arrive at once or when they are waited for, as the seed has it |
 //! | a launch that a device would refuse | [`Limits`] |
 //!
 //! It cannot find what only hardware has: races between warps that no yield point separates, the memory model, caches,

@@ -211,3 +211,64 @@ fn numbers_are_those_of_a_device() {
         assert!(same(pair[0], maxima[i]) && same(pair[1], values[i]), "{i}: {pair:?}");
     }
 }
+
+#[test]
+fn matrices_are_loaded_as_fragments() {
+    let element = |matrix: u32, row: u32, column: u32| matrix * 64 + row * 8 + column;
+    let x: Vec<u16> = (0..256).collect();
+    let run = |pitch: u32, wait: u32, seed| {
+        let mut memory = Memory::new();
+        let (input, out) = (memory.upload(&x), memory.alloc::<u32>(256));
+        let load = Launch { shared_bytes: 32 * 16 * pitch as usize, seed, ..one_block("selftest_matrices", 32) };
+        let parameters =
+            [&bytes(input.address())[..], &bytes(out.address()), &pitch.to_ne_bytes(), &wait.to_ne_bytes()];
+        launch(&load, &mut memory, &parameters).unwrap();
+        memory.read(out)
+    };
+    for pitch in [1, 3] {
+        let found = run(pitch, 1, 1);
+        for (lane, matrix) in (0..32_u32).flat_map(|lane| (0..4).map(move |matrix| (lane, matrix))) {
+            let (row, column) = (lane / 4, lane % 4 * 2);
+            let plain = element(matrix, row, column) | element(matrix, row, column + 1) << 16;
+            let transposed = element(matrix, column, row) | element(matrix, column + 1, row) << 16;
+            let at = (lane * 4 + matrix) as usize;
+            assert_eq!((found[at], found[128 + at]), (plain, transposed), "lane {lane}, matrix {matrix}");
+        }
+    }
+    let sound = run(1, 1, 1);
+    let wrong = (0..10).filter(|&seed| run(1, 0, seed) != sound).count();
+    assert_eq!(wrong, 10, "copies that nobody waited for have not all arrived");
+}
+
+#[test]
+fn floats_are_rounded_to_halves() {
+    // Exact halves, ties to even on both sides, the smallest and what rounds to zero, the largest and what overflows.
+    let cases: [(f32, u16); 16] = [
+        (1.0, 0x3c00),
+        (-2.0, 0xc000),
+        (1.0 + 2_f32.powi(-11), 0x3c00),
+        (1.0 + 3.0 * 2_f32.powi(-11), 0x3c02),
+        (1.0 + 2_f32.powi(-11) + 2_f32.powi(-20), 0x3c01),
+        (2_f32.powi(-14), 0x0400),
+        (2_f32.powi(-14) - 2_f32.powi(-25), 0x0400),
+        (2_f32.powi(-24), 0x0001),
+        (-2_f32.powi(-25), 0x8000),
+        (1.5 * 2_f32.powi(-24), 0x0002),
+        (2.5 * 2_f32.powi(-24), 0x0002),
+        (65504.0, 0x7bff),
+        (65519.0, 0x7bff),
+        (65520.0, 0x7c00),
+        (f32::NEG_INFINITY, 0xfc00),
+        (-0.0, 0x8000),
+    ];
+    let mut memory = Memory::new();
+    let x = memory.upload(&cases.map(|(x, _)| x));
+    let out = memory.alloc::<u16>(16);
+    launch(&one_block("selftest_halves", 16), &mut memory, &[&bytes(x.address()), &bytes(out.address())]).unwrap();
+    for (found, (x, expected)) in memory.read(out).into_iter().zip(cases) {
+        assert_eq!(found, expected, "{x}: {found:04x}");
+    }
+    let nan = memory.upload(&[f32::NAN; 16]);
+    launch(&one_block("selftest_halves", 16), &mut memory, &[&bytes(nan.address()), &bytes(out.address())]).unwrap();
+    assert!(memory.read(out).into_iter().all(|half| half & 0x7fff > 0x7c00));
+}

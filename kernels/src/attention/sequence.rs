@@ -4,14 +4,12 @@
 
 #![allow(unsafe_code, reason = "tiles are read and written through pointers")]
 
-use std::ptr;
-
 use super::{
     Attend,
     packed::{AttentionScratch, Head},
 };
 use crate::linear::PanelOut;
-use crate::simd::{Kernel, Micro, Out, Rows, Simd, Sink, Steps, TileRows, load, multiply, tiles};
+use crate::simd::{self, Kernel, Micro, Out, Rows, Simd, Sink, Steps, TileRows, load, multiply, tiles};
 
 /// Keeps rows of weights out of each other's way: distances of whole pages would share cache sets.
 const STRIDE_PADDING: usize = 16;
@@ -104,7 +102,7 @@ impl Block<'_> {
         let left = Rows { first: query.as_ptr(), stride: 3 * args.dim(), count };
         let weights = &mut *self.packed.weights;
         for (panel, first) in self.packed.keys.chunks_exact(columns * head_dim).zip((0..length).step_by(columns)) {
-            let right = Steps { first: panel.as_ptr(), stride: columns, ahead: ptr::null() };
+            let right = Steps { first: panel.as_ptr(), stride: columns, ahead: simd::Ahead::nothing(panel.as_ptr()) };
             let to = Out { first: weights[first..].as_mut_ptr(), stride };
             // SAFETY: the queries are `count` rows of `qkv`; a panel of keys has `head_dim` steps of the tile's
             // columns; there are as many rows of weights as any tile has, each with room for whole panels.
@@ -134,14 +132,16 @@ impl Block<'_> {
         let left = Rows { first: self.packed.weights.as_ptr(), stride, count };
         for (panel, first) in (0..args.head_dim).step_by(columns).enumerate() {
             let values = self.packed.values[panel * columns * length..].as_ptr();
-            let right = Steps { first: values, stride: columns, ahead: ptr::null() };
+            let right = Steps { first: values, stride: columns, ahead: simd::Ahead::nothing(values) };
             let end = (head + 1) * args.head_dim;
             let mut place = PanelOut::new(out, args.dim(), head * args.head_dim + first..end, columns);
             let sink = Divided { out: place.tile(simd, start, count), inverses };
             // SAFETY: `count` rows of `length` weights were just filled; a panel of values has `length` steps of the
-            // tile's columns; the place has as many rows of whole panels.
-            unsafe { multiply(simd, shape, left, right, length, &sink) };
-            place.done(start, count);
+            // tile's columns; the place has as many rows of whole panels, which the tile writes.
+            unsafe {
+                multiply(simd, shape, left, right, length, &sink);
+                place.done(start, count);
+            }
         }
     }
 }
@@ -153,6 +153,8 @@ struct Divided<'a> {
 }
 
 impl<S: Simd> Sink<S, S::F32> for Divided<'_> {
+    const LIGHT: bool = true;
+
     #[inline(always)]
     unsafe fn row<const V: usize>(&self, simd: S, r: usize, sums: [S::F32; V]) {
         let mut out = sums;

@@ -11,17 +11,18 @@ use std::{
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaStream,
     result::{self, DriverError},
-    sys::{self, CUdevice_attribute, CUevent_flags, CUfunction, CUfunction_attribute, CUmodule, CUresult},
+    sys::{
+        self, CUdevice_attribute, CUevent_flags, CUfunction, CUfunction_attribute, CUmodule, CUresult,
+        CUstreamCaptureMode,
+    },
 };
 
 use super::{
     error::{CudaError, DRIVER_NEEDED, classify},
-    maxsim::{
-        arguments::Parameter,
-        plan::{DeviceShape, Unit},
-    },
+    maxsim::plan::DeviceShape,
     memory::{DeviceBuffer, PinnedBuffer},
-    ptx::{self, ComputeCapability},
+    ptx::{self, ComputeCapability, Unit},
+    stream::{CopyStream, RecordedGraph},
 };
 
 /// A CUDA device, one stream on it, and the kernels that have been loaded. Used by one thread at a time.
@@ -200,8 +201,22 @@ impl CudaDevice {
         self.stream.synchronize().map_err(|error| classify("waiting for the device", 0, error))
     }
 
+    /// Whether the device still answers; waits for nothing.
+    ///
+    /// # Errors
+    /// [`CudaError::Lost`], if a kernel trapped or the device failed.
+    pub(crate) fn query(&self) -> Result<(), CudaError> {
+        self.bind()?;
+        // SAFETY: the stream is this device's, and its context is bound.
+        match unsafe { sys::cuStreamQuery(self.stream.cu_stream()) }.result() {
+            Ok(()) | Err(DriverError(CUresult::CUDA_ERROR_NOT_READY)) => Ok(()),
+            Err(error) => Err(classify("asking after the device", 0, error)),
+        }
+    }
+
     /// A kernel of a unit, which is loaded first where it was not: some hundred milliseconds, once.
-    pub(crate) fn function(&mut self, unit: Unit, name: &'static str) -> Result<Function, CudaError> {
+    pub(crate) fn function(&mut self, unit: impl Into<Unit>, name: &'static str) -> Result<Function, CudaError> {
+        let unit = unit.into();
         self.bind()?;
         if !self.units.contains_key(&unit) {
             let module = self.load(unit)?;
@@ -237,14 +252,14 @@ impl CudaDevice {
             .map_err(|error| classify("loading kernels", 0, error))
     }
 
-    /// Starts a kernel with one parameter.
+    /// Starts a kernel with one parameter, given as its bytes.
     ///
     /// # Safety
     /// The parameter must be the kernel's own structure, and every address in it must be of device memory that is as
     /// large as the kernel takes it to be and lives until the next [`synchronize`](Self::synchronize).
-    pub(crate) unsafe fn launch(&self, function: Function, grid: Grid, parameter: &Parameter) -> Result<(), CudaError> {
+    pub(crate) unsafe fn launch(&self, function: Function, grid: Grid, parameter: &[u8]) -> Result<(), CudaError> {
         self.bind()?;
-        let mut parameters = [ptr::from_ref(parameter.as_bytes()).cast::<c_void>().cast_mut()];
+        let mut parameters = [ptr::from_ref(parameter).cast::<c_void>().cast_mut()];
         let stream = self.stream.cu_stream();
         let (blocks, threads) = ((grid.blocks, 1, 1), (grid.threads, 1, 1));
         // SAFETY: the driver copies the parameter before it returns; the rest is the caller's promise.
@@ -280,7 +295,50 @@ impl CudaDevice {
         Ok(2.0 * bytes as f64 / seconds[seconds.len() / 2])
     }
 
-    fn bind(&self) -> Result<(), CudaError> {
+    /// An event that counts as passed until it is recorded.
+    pub(crate) fn event(&self) -> Result<CudaEvent, CudaError> {
+        let event = self.context.new_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING));
+        event.map_err(|error| classify("making an event", 0, error))
+    }
+
+    /// An event is passed when all that was asked for before has been done.
+    pub(crate) fn record(&self, event: &CudaEvent) -> Result<(), CudaError> {
+        event.record(&self.stream).map_err(|error| classify("recording an event", 0, error))
+    }
+
+    /// What is asked for from here on waits for an event.
+    pub(crate) fn await_event(&self, event: &CudaEvent) -> Result<(), CudaError> {
+        self.stream.wait(event).map_err(|error| classify("waiting for an event", 0, error))
+    }
+
+    /// Records what `start` asks of the device, which is not done, so that it can be asked for at once.
+    pub(crate) fn record_graph(
+        &self,
+        start: impl FnOnce() -> Result<(), CudaError>,
+    ) -> Result<RecordedGraph, CudaError> {
+        let recording = |error| classify("recording a graph", 0, error);
+        self.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).map_err(recording)?;
+        let started = start();
+        // Whatever failed: a stream that goes on recording does nothing else.
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(recording);
+        started?;
+        let nothing = || CudaError::Launch { what: "recording a graph", code: "it is empty".to_owned() };
+        graph?.map(RecordedGraph::of).ok_or_else(nothing)
+    }
+
+    /// A second order of work, for copies beside what is computed.
+    pub(crate) fn copy_stream(&self) -> Result<CopyStream, CudaError> {
+        let stream = self.context.new_stream().map_err(|error| classify("making a stream", 0, error))?;
+        Ok(CopyStream::of(stream))
+    }
+
+    /// What its work is in order on.
+    pub(crate) fn stream(&self) -> sys::CUstream {
+        self.stream.cu_stream()
+    }
+
+    /// Makes its context the thread's.
+    pub(crate) fn bind(&self) -> Result<(), CudaError> {
         self.context.bind_to_thread().map_err(|error| classify("binding the context", 0, error))
     }
 }

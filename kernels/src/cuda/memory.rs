@@ -74,6 +74,18 @@ impl PinnedBuffer {
         unsafe { std::slice::from_raw_parts(self.begin, self.bytes) }
     }
 
+    /// Whole words.
+    pub fn as_words(&self) -> &[u32] {
+        // SAFETY: the driver aligns to a page; every word is initialised, and any bits are one.
+        unsafe { std::slice::from_raw_parts(self.begin.cast(), self.bytes / 4) }
+    }
+
+    /// Whole words.
+    pub fn as_mut_words(&mut self) -> &mut [u32] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.begin.cast(), self.bytes / 4) }
+    }
+
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as above, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.begin, self.bytes) }

@@ -1,19 +1,20 @@
 //! The product, once for every instruction set.
 //!
 //! Panel after panel, and for each the tiles of rows one below the other. A panel of 384 × 32 weights (48 KiB) comes
-//! from memory, or the cache that all cores share, while the first tile of the panel before it is computed; it is in the
-//! core's own cache for all of its tiles. 12 rows of 384 (18 KiB) stay in the first level meanwhile.
+//! from memory, or the cache that all cores share, while the tiles of the panel before it are computed, each of which
+//! fetches a part of it; it is in the core's own cache for all of its own tiles. 12 rows of 384 (18 KiB) stay in the first
+//! level meanwhile.
 
 #![allow(unsafe_code, reason = "tiles are read and written through pointers")]
 
-use std::{marker::PhantomData, ops::Range, ptr};
+use std::{marker::PhantomData, mem::MaybeUninit, ops::Range, slice};
 
 use super::Linear;
 use crate::{
     activation::Activation,
     simd::{
-        Function, GeluErf, GeluTanh, Identity, Kernel, Micro, Out, Relu, Rows, Simd, Sink, Steps, TILE_MAX, TileRows,
-        multiply, tiles,
+        Ahead, Function, GeluErf, GeluTanh, Identity, Kernel, Micro, Out, Relu, Rows, Simd, Sink, Steps, TILE_MAX,
+        TileRows, multiply, tiles,
     },
 };
 
@@ -46,11 +47,15 @@ impl Product<'_> {
         let panels = outputs.start / columns..outputs.end.div_ceil(columns);
         for panel in panels.clone() {
             let weights = layer.panel(panel).as_ptr();
-            let next = if panel + 1 < panels.end { layer.panel(panel + 1).as_ptr() } else { ptr::null() };
+            let next = (panel + 1 < panels.end).then(|| layer.panel(panel + 1).as_ptr());
             let mut place = PanelOut::new(out, layer.outputs(), panel * columns..layer.outputs(), columns);
             for TileRows { start, count, shape } in tiles::<S>(rows) {
                 let left = Rows { first: x[start * inputs..].as_ptr(), stride: inputs, count };
-                let ahead = if start == 0 { next } else { ptr::null() };
+                let part = (start / S::Full::ROWS, rows.div_ceil(S::Full::ROWS));
+                let ahead = match next {
+                    Some(next) => Ahead::part(next, (inputs, columns), part),
+                    None => Ahead::nothing(weights),
+                };
                 let right = Steps { first: weights, stride: columns, ahead };
                 let sink = Biased::<F> {
                     out: place.tile(simd, start, count),
@@ -59,9 +64,11 @@ impl Product<'_> {
                 };
                 // SAFETY: `x` has `rows` rows of `inputs`, of which these are some; the panel has `inputs` steps of
                 // `columns`, which are those of the tiles; the place has as many rows of whole panels, and there is a
-                // bias for each column.
-                unsafe { multiply(simd, shape, left, right, inputs, &sink) };
-                place.done(start, count);
+                // bias for each column; the tile writes all of the place.
+                unsafe {
+                    multiply(simd, shape, left, right, inputs, &sink);
+                    place.done(start, count);
+                }
             }
         }
     }
@@ -77,27 +84,30 @@ pub(crate) struct PanelOut<'a> {
     /// How many there are, and how many a panel has.
     width: usize,
     columns: usize,
-    /// Takes the sums of a tile if the panel is wider than what is left of a row.
-    edge: Edge,
+    /// Takes the sums of a tile if the panel is wider than what is left of a row. Not cleared before: most panels never
+    /// use it, and clearing it for each of them took 1 to 4 % of an encoder's time.
+    edge: MaybeUninit<Edge>,
 }
 
 /// A tile.
 #[repr(align(64))]
-struct Edge([f32; TILE_MAX]);
+struct Edge {
+    _sums: [f32; TILE_MAX],
+}
 
 impl<'a> PanelOut<'a> {
     /// The first `columns` of `range`, or as many as there are, of each row of `stride` elements of `out`.
     #[inline(always)]
     pub(crate) fn new(out: &'a mut [f32], stride: usize, range: Range<usize>, columns: usize) -> Self {
         let (first, width) = (range.start, columns.min(range.len()));
-        Self { out, stride, first, width, columns, edge: Edge([0.0; TILE_MAX]) }
+        Self { out, stride, first, width, columns, edge: MaybeUninit::uninit() }
     }
 
     /// Where a tile of `count` rows from `start` on may write whole registers.
     #[inline(always)]
     pub(crate) fn tile<S: Simd>(&mut self, simd: S, start: usize, count: usize) -> Out {
         if self.width < self.columns {
-            return Out { first: self.edge.0.as_mut_ptr(), stride: self.columns };
+            return Out { first: self.edge.as_mut_ptr().cast(), stride: self.columns };
         }
         let rows = &mut self.out[start * self.stride..(start + count) * self.stride][self.first..];
         let out = Out { first: rows.as_mut_ptr(), stride: self.stride };
@@ -106,11 +116,16 @@ impl<'a> PanelOut<'a> {
     }
 
     /// Those rows are written.
+    ///
+    /// # Safety
+    /// All `count` rows of whole panels of the place that [`tile`](Self::tile) gave for them.
     #[inline(always)]
-    pub(crate) fn done(&mut self, start: usize, count: usize) {
+    pub(crate) unsafe fn done(&mut self, start: usize, count: usize) {
         if self.width < self.columns {
+            // SAFETY: as the caller vouches, and a tile has no more rows than the edge.
+            let edge = unsafe { slice::from_raw_parts(self.edge.as_ptr().cast::<f32>(), count * self.columns) };
             let rows = self.out[start * self.stride..].chunks_exact_mut(self.stride);
-            for (row, sums) in rows.zip(self.edge.0.chunks_exact(self.columns)).take(count) {
+            for (row, sums) in rows.zip(edge.chunks_exact(self.columns)) {
                 row[self.first..][..self.width].copy_from_slice(&sums[..self.width]);
             }
         }
@@ -125,6 +140,8 @@ struct Biased<'a, F> {
 }
 
 impl<S: Simd, F: Function> Sink<S, S::F32> for Biased<'_, F> {
+    const LIGHT: bool = F::LIGHT;
+
     #[inline(always)]
     unsafe fn row<const V: usize>(&self, simd: S, r: usize, sums: [S::F32; V]) {
         let mut out = sums;

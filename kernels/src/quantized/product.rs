@@ -3,14 +3,15 @@
 
 #![allow(unsafe_code, reason = "tiles are read and written through pointers")]
 
-use std::{marker::PhantomData, ptr};
+use std::marker::PhantomData;
 
 use super::{QuantizedLinear, layer::Columns};
 use crate::{
     activation::Activation,
     linear::PanelOut,
     simd::{
-        Function, GeluErf, GeluTanh, Identity, Kernel, Micro, Out, Relu, Rows, Simd, Sink, Steps, TileRows, dot, tiles,
+        Ahead, Function, GeluErf, GeluTanh, Identity, Kernel, Micro, Out, Relu, Rows, Simd, Sink, Steps, TileRows, dot,
+        tiles,
     },
 };
 
@@ -42,11 +43,15 @@ impl Product<'_> {
         let panels = outputs.start / columns..outputs.end.div_ceil(columns);
         for panel in panels.clone() {
             let weights = layer.panel(panel).as_ptr();
-            let next = if panel + 1 < panels.end { layer.panel(panel + 1).as_ptr() } else { ptr::null() };
+            let next = (panel + 1 < panels.end).then(|| layer.panel(panel + 1).as_ptr());
             let mut place = PanelOut::new(out, layer.outputs(), panel * columns..layer.outputs(), columns);
             for TileRows { start, count, shape } in tiles::<S>(x.rows()) {
                 let left = Rows { first: x.words()[start * row_words..].as_ptr(), stride: row_words, count };
-                let ahead = if start == 0 { next } else { ptr::null() };
+                let part = (start / S::Full::ROWS, x.rows().div_ceil(S::Full::ROWS));
+                let ahead = match next {
+                    Some(next) => Ahead::part(next, (steps, columns), part),
+                    None => Ahead::nothing(weights),
+                };
                 let right = Steps { first: weights, stride: columns, ahead };
                 let sink = Scaled::<F> {
                     out: place.tile(simd, start, count),
@@ -57,9 +62,11 @@ impl Product<'_> {
                 };
                 // SAFETY: these are some of the rows of `x`, each of at least `steps` words; the panel has `steps`
                 // steps of `columns`, which are those of the tiles; the place has as many rows of whole panels, and
-                // each row and each column has what the sink reads of it.
-                unsafe { dot(simd, shape, left, right, steps, &sink) };
-                place.done(start, count);
+                // each row and each column has what the sink reads of it; the tile writes all of the place.
+                unsafe {
+                    dot(simd, shape, left, right, steps, &sink);
+                    place.done(start, count);
+                }
             }
         }
     }
@@ -77,6 +84,8 @@ struct Scaled<'a, F> {
 }
 
 impl<S: Simd, F: Function> Sink<S, S::I32> for Scaled<'_, F> {
+    const LIGHT: bool = F::LIGHT;
+
     #[inline(always)]
     unsafe fn row<const V: usize>(&self, simd: S, r: usize, sums: [S::I32; V]) {
         let Self { columns, .. } = self;

@@ -55,6 +55,9 @@ fn gelu_tanh<S: Simd>(simd: S, x: S::F32) -> S::F32 {
 
 /// A function of a register.
 pub(crate) trait Function {
+    /// Whether it takes a few instructions.
+    const LIGHT: bool;
+
     /// `#[inline(always)]`.
     fn apply<S: Simd>(simd: S, x: S::F32) -> S::F32;
 }
@@ -69,6 +72,8 @@ pub(crate) struct GeluTanh;
 pub(crate) struct Relu;
 
 impl Function for Identity {
+    const LIGHT: bool = true;
+
     #[inline(always)]
     fn apply<S: Simd>(_: S, x: S::F32) -> S::F32 {
         x
@@ -76,6 +81,8 @@ impl Function for Identity {
 }
 
 impl Function for GeluErf {
+    const LIGHT: bool = false;
+
     #[inline(always)]
     fn apply<S: Simd>(simd: S, x: S::F32) -> S::F32 {
         simd.gelu_erf(x)
@@ -83,6 +90,8 @@ impl Function for GeluErf {
 }
 
 impl Function for GeluTanh {
+    const LIGHT: bool = false;
+
     #[inline(always)]
     fn apply<S: Simd>(simd: S, x: S::F32) -> S::F32 {
         gelu_tanh(simd, x)
@@ -90,6 +99,8 @@ impl Function for GeluTanh {
 }
 
 impl Function for Relu {
+    const LIGHT: bool = true;
+
     #[inline(always)]
     fn apply<S: Simd>(simd: S, x: S::F32) -> S::F32 {
         positive(simd, x)

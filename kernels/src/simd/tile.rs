@@ -8,9 +8,10 @@
 
 #![allow(clippy::needless_range_loop, reason = "an iterator over an array of registers puts it into memory")]
 
-use std::{hint::black_box, mem::MaybeUninit};
-
-use super::Simd;
+use super::{
+    Simd,
+    sums::{leave_f32, leave_i32},
+};
 
 /// Elements of the largest tile of any set.
 pub(crate) const TILE_MAX: usize = 12 * 32;
@@ -54,12 +55,39 @@ pub(crate) struct Steps<T> {
     pub(crate) first: *const T,
     /// From one to the next.
     pub(crate) stride: usize,
-    /// As many steps that will be wanted afterwards, to be fetched meanwhile; null for none. Never read.
-    pub(crate) ahead: *const T,
+    /// What will be wanted afterwards.
+    pub(crate) ahead: Ahead,
+}
+
+/// Memory to be fetched while a tile is computed, a line at each step of depth. Never read.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    first: *const f32,
+    /// Words from one step's line to the next one's.
+    stride: usize,
+}
+
+impl Ahead {
+    /// Nothing that is not there already.
+    #[inline(always)]
+    pub(crate) fn nothing<T>(there: *const T) -> Self {
+        Self { first: there.cast(), stride: 0 }
+    }
+
+    /// `part` of `parts` of `depth` steps of `stride` words.
+    #[inline(always)]
+    pub(crate) fn part<T>(first: *const T, (depth, stride): (usize, usize), (part, parts): (usize, usize)) -> Self {
+        let stride = stride.div_ceil(parts);
+        Self { first: first.cast::<f32>().wrapping_add(part * depth * stride), stride }
+    }
 }
 
 /// Where a tile's sums go, straight from their registers.
 pub(crate) trait Sink<S: Simd, T: Copy> {
+    /// Whether a row takes a few instructions: then those of a tile's rows follow one another, with the sums in their
+    /// registers. Otherwise they are a loop, with the sums in memory.
+    const LIGHT: bool;
+
     /// Takes `V` registers of row `r`, counted from the tile's first.
     ///
     /// # Safety
@@ -77,6 +105,8 @@ pub(crate) struct Out {
 }
 
 impl<S: Simd> Sink<S, S::F32> for Out {
+    const LIGHT: bool = true;
+
     #[inline(always)]
     unsafe fn row<const V: usize>(&self, simd: S, r: usize, sums: [S::F32; V]) {
         for (v, sum) in sums.into_iter().enumerate() {
@@ -113,98 +143,36 @@ impl<S: Simd, const R: usize, const V: usize> Micro<S> for Tile<R, V> {
     unsafe fn multiply(simd: S, left: Rows<f32>, right: Steps<f32>, depth: usize, sink: &impl Sink<S, S::F32>) {
         let rows = row_pointers::<f32, R>(left);
         let mut sums = [[simd.splat(0.0); V]; R];
-        let (mut columns, mut ahead) = (right.first, right.ahead);
-        let fetched = if S::NATIVE && !ahead.is_null() { depth } else { 0 };
-        for k in 0..fetched {
-            for v in 0..V {
-                simd.fetch(ahead.wrapping_add(v * S::LANES).cast());
+        let (mut columns, mut ahead) = (right.first, right.ahead.first);
+        for k in 0..depth {
+            if S::NATIVE {
+                simd.fetch(ahead);
+                ahead = ahead.wrapping_add(right.ahead.stride);
             }
             // SAFETY: `k` is below the depth that the caller vouches for, on both sides.
             unsafe { multiply_step(simd, &rows, columns, k, &mut sums) };
-            (columns, ahead) = (columns.wrapping_add(right.stride), ahead.wrapping_add(right.stride));
-        }
-        for k in fetched..depth {
-            // SAFETY: as above.
-            unsafe { multiply_step(simd, &rows, columns, k, &mut sums) };
             columns = columns.wrapping_add(right.stride);
         }
-        let mut memory = MaybeUninit::<[f32; TILE_MAX]>::uninit();
-        if !S::NATIVE {
-            for r in 0..R {
-                for v in 0..V {
-                    // SAFETY: no tile is larger than the memory.
-                    unsafe { simd.store(memory.as_mut_ptr().cast::<f32>().add((r * V + v) * S::LANES), sums[r][v]) };
-                }
-            }
-            // Sums that nobody was seen to store would not be seen as vectors either.
-            black_box(&mut memory);
-        }
-        // By index: an iterator over the array itself would put it into memory.
-        for r in 0..R {
-            if r < left.count {
-                let mut row = [simd.splat(0.0); V];
-                for v in 0..V {
-                    row[v] = if S::NATIVE {
-                        sums[r][v]
-                    } else {
-                        // SAFETY: written just now; no tile is larger.
-                        unsafe { simd.load(memory.as_ptr().cast::<f32>().add((r * V + v) * S::LANES)) }
-                    };
-                }
-                // SAFETY: a row of the left side, which the caller vouches for.
-                unsafe { sink.row(simd, r, row) };
-            }
-        }
+        // SAFETY: as the caller vouches.
+        unsafe { leave_f32(simd, sums, left.count, sink) };
     }
 
     #[inline(always)]
     unsafe fn dot(simd: S, left: Rows<i32>, right: Steps<i32>, depth: usize, sink: &impl Sink<S, S::I32>) {
         let rows = row_pointers::<i32, R>(left);
         let mut sums = [[simd.zero_i32(); V]; R];
-        let (mut columns, mut ahead) = (right.first, right.ahead);
-        let fetched = if S::NATIVE && !ahead.is_null() { depth } else { 0 };
-        for k in 0..fetched {
-            for v in 0..V {
-                simd.fetch(ahead.wrapping_add(v * S::LANES).cast());
+        let (mut columns, mut ahead) = (right.first, right.ahead.first);
+        for k in 0..depth {
+            if S::NATIVE {
+                simd.fetch(ahead);
+                ahead = ahead.wrapping_add(right.ahead.stride);
             }
             // SAFETY: `k` is below the depth that the caller vouches for, on both sides.
             unsafe { dot_step(simd, &rows, columns, k, &mut sums) };
-            (columns, ahead) = (columns.wrapping_add(right.stride), ahead.wrapping_add(right.stride));
-        }
-        for k in fetched..depth {
-            // SAFETY: as above.
-            unsafe { dot_step(simd, &rows, columns, k, &mut sums) };
             columns = columns.wrapping_add(right.stride);
         }
-        let mut memory = MaybeUninit::<[i32; TILE_MAX]>::uninit();
-        if !S::NATIVE {
-            for r in 0..R {
-                for v in 0..V {
-                    // SAFETY: no tile is larger than the memory.
-                    unsafe {
-                        simd.store_i32(memory.as_mut_ptr().cast::<i32>().add((r * V + v) * S::LANES), sums[r][v]);
-                    }
-                }
-            }
-            // Sums that nobody was seen to store would not be seen as vectors either.
-            black_box(&mut memory);
-        }
-        // By index: an iterator over the array itself would put it into memory.
-        for r in 0..R {
-            if r < left.count {
-                let mut row = [simd.zero_i32(); V];
-                for v in 0..V {
-                    row[v] = if S::NATIVE {
-                        sums[r][v]
-                    } else {
-                        // SAFETY: written just now; no tile is larger.
-                        unsafe { simd.load_i32(memory.as_ptr().cast::<i32>().add((r * V + v) * S::LANES)) }
-                    };
-                }
-                // SAFETY: a row of the left side, which the caller vouches for.
-                unsafe { sink.row(simd, r, row) };
-            }
-        }
+        // SAFETY: as the caller vouches.
+        unsafe { leave_i32(simd, sums, left.count, sink) };
     }
 }
 

@@ -339,12 +339,12 @@ unsafe fn launch(
     }
     let function = device.function(unit, name)?;
     // SAFETY: the caller's promise; the plan that encoded the parameter also named the kernel.
-    unsafe { device.launch(function, grid, &launches.parameter) }?;
+    unsafe { device.launch(function, grid, launches.parameter.as_bytes()) }?;
     if let Some(second) = launches.second {
         let function = device.function(Unit::Mma, second.kernel)?;
         let grid = Grid { blocks: second.grid, shared_bytes: 0, ..grid };
         // SAFETY: as above.
-        unsafe { device.launch(function, grid, &launches.parameter) }?;
+        unsafe { device.launch(function, grid, launches.parameter.as_bytes()) }?;
     }
     Ok(())
 }
