@@ -49,7 +49,7 @@ use crate::{
 };
 use candle_bert::CandleBert;
 use contenders::{Ours, Targets, Tracks};
-pub(crate) use in_process::InProcess;
+pub(crate) use in_process::{InProcess, TokenLimits, tokenize};
 use model::Head;
 use onnxruntime::OnnxRuntime;
 use over_grpc::OverGrpc;
@@ -74,14 +74,14 @@ pub struct Options {
 /// How documents are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Method {
+pub(crate) enum Method {
     Dense,
     LateInteraction,
     CrossEncoder,
 }
 
 impl Method {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Dense => "dense",
             Self::LateInteraction => "late_interaction",
@@ -89,7 +89,7 @@ impl Method {
         }
     }
 
-    fn on_the_wire(self) -> sluice_client::Method {
+    pub(crate) fn on_the_wire(self) -> sluice_client::Method {
         match self {
             Self::Dense => sluice_client::Method::Dense,
             Self::LateInteraction => sluice_client::Method::LateInteraction,
@@ -97,7 +97,7 @@ impl Method {
         }
     }
 
-    fn operation(self) -> Operation {
+    pub(crate) fn operation(self) -> Operation {
         match self {
             Self::Dense => Operation::EncodeDense,
             Self::LateInteraction => Operation::LateInteraction,

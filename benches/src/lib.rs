@@ -6,12 +6,14 @@
 //! | scenario | ours beside |
 //! |---|---|
 //! | [`encoder`] | ONNX Runtime |
+//! | [`end_to_end`] | its own engine without the server |
 //! | [`tokenstore`] | the same vectors sent with every request |
 //! | [`maxsim`] | maxsim-cpu and NumPy |
 //! | [`scheduler`] | the same server with a plain FIFO policy, and a simulation |
 //! | [`shard`] | tantivy alone, usearch alone, NumPy, and what its searches can take at least |
 
 pub mod encoder;
+pub mod end_to_end;
 pub mod interleave;
 pub mod machine;
 pub mod maxsim;

@@ -13,8 +13,9 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sluice_benches::{encoder, machine::Machine, maxsim, report::Report, scheduler, shard, tokenstore};
+use sluice_benches::{encoder, end_to_end, machine::Machine, maxsim, report::Report, scheduler, shard, tokenstore};
 use sluice_inference::HubSettings;
+use sluice_server::config::Device;
 
 /// Runs a scenario beside its rivals, and prints a table with ratios.
 #[derive(Parser)]
@@ -28,6 +29,8 @@ struct Flags {
 enum Scenario {
     /// Rerank throughput on text, beside ONNX Runtime with the same weights and threads.
     Encoder(EncoderFlags),
+    /// The server over gRPC beside its own engine in process, both kept busy.
+    EndToEnd(EndToEndFlags),
     /// Reranking stored documents by id over gRPC, beside sending their vectors along.
     Tokenstore(TokenstoreFlags),
     /// MaxSim over token vectors, beside maxsim-cpu and NumPy.
@@ -62,6 +65,34 @@ struct EncoderFlags {
     /// Seconds for which a server is kept busy while its memory is watched.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     memory_seconds: u64,
+}
+
+#[derive(Args)]
+struct EndToEndFlags {
+    /// Also write the rows as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The model's folder.
+    #[arg(long, value_name = "FOLDER")]
+    model: PathBuf,
+    /// cpu, cuda or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: Device,
+    /// Documents of a request.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = positive)]
+    documents: usize,
+    /// Requests at a time.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    callers: usize,
+    /// Threads that tokenize, and that compute on the processor [default: all processors].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    threads: Option<usize>,
+    /// Seconds of each contender in a pass.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
+    seconds: usize,
+    /// Passes.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
+    repeat: usize,
 }
 
 #[derive(Args)]
@@ -177,6 +208,7 @@ impl From<PartArg> for scheduler::Part {
 fn main() -> ExitCode {
     let result = match Flags::parse().scenario {
         Scenario::Encoder(flags) => run_encoder(&flags),
+        Scenario::EndToEnd(flags) => run_end_to_end(&flags),
         Scenario::Tokenstore(flags) => run_tokenstore(&flags),
         Scenario::Maxsim(flags) => run_maxsim(&flags),
         Scenario::Scheduler(flags) => run_scheduler(&flags),
@@ -217,6 +249,20 @@ fn run_encoder(flags: &EncoderFlags) -> anyhow::Result<()> {
         memory_time: Duration::from_secs(flags.memory_seconds),
     };
     finish(&encoder::run(&options, &machine)?, flags.json.as_deref())
+}
+
+fn run_end_to_end(flags: &EndToEndFlags) -> anyhow::Result<()> {
+    let machine = machine()?;
+    let options = end_to_end::Options {
+        model: flags.model.clone(),
+        device: flags.device.clone(),
+        documents: flags.documents,
+        callers: flags.callers,
+        threads: flags.threads.unwrap_or(machine.processors.get()),
+        time: Duration::from_secs(flags.seconds as u64),
+        passes: flags.repeat,
+    };
+    finish(&end_to_end::run(&options, &machine)?, flags.json.as_deref())
 }
 
 fn run_maxsim(flags: &MaxSimFlags) -> anyhow::Result<()> {

@@ -86,6 +86,12 @@ pub trait Backend: Send {
     /// A failed batch leaves the backend able to take others, unless the device is lost.
     fn collect(&mut self, ticket: Ticket) -> Result<BatchOutput, BackendError>;
 
+    /// Whether [`collect`](Self::collect) of this batch, the first that was submitted and not collected, would return
+    /// without waiting for the device. Asked again and again, so cheap; a batch that failed is ready too.
+    fn is_ready(&mut self, _: &Ticket) -> bool {
+        true
+    }
+
     /// Tokens that go through the model for `batch`, padding included. A packed backend computes none.
     fn computed_tokens(&self, batch: &PackedBatch) -> usize {
         batch.total_tokens()
@@ -96,7 +102,11 @@ pub trait Backend: Send {
         None
     }
 
-    /// Rebuilds what a lost device took along.
+    /// Lets go of a lost device, with what was submitted there. A device gives whoever asks another context only when
+    /// nobody has the lost one any more, so all its backends do this before any of them is rebuilt.
+    fn release(&mut self) {}
+
+    /// Rebuilds what a lost device took along, after all its backends were [released](Self::release).
     ///
     /// # Errors
     /// [`BackendError::DeviceLost`] if it stays lost.

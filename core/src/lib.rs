@@ -33,4 +33,4 @@ mod unit;
 pub mod workload;
 
 pub use time::Time;
-pub use unit::{Lane, ModelIndex, Operation, Priority, RequestId, TenantId, Unit, UnitId, Worth};
+pub use unit::{DeviceIndex, Lane, ModelIndex, Operation, Priority, RequestId, TenantId, Unit, UnitId, Worth};

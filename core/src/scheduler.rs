@@ -13,14 +13,17 @@
 //! 3. A batch takes the lane of the first request and is filled in that order, in turns, up to its budgets, to a
 //!    duration beyond which larger batches save nothing, and never past the deadline of a request that is in it.
 //!    A unit that does not fit ends its own request's turn and not the batch.
-//! 4. A batch is chosen only when a slot is free (late binding), so what arrives meanwhile competes for it.
+//! 4. A batch is chosen only when a device has a slot free (late binding), so what arrives meanwhile competes for it.
+//!    Of several such devices the one takes it that is predicted to be free first, then the one that was served longest
+//!    ago (`devices`). While a unit that others of its request need is in flight, those run on its device only.
 //! 5. A request that cannot be complete in time any more, by the part of the prediction that can be relied on, is
 //!    not begun or continued: it expires.
 //!
 //! Invariants, asserted by `tests/simulation.rs` over seeded traffic:
 //! every unit leaves exactly once (dispatched, cancelled or expired); units of a request leave in order
 //! of index; no batch exceeds its budgets or mixes lanes; nothing is dispatched at or after its
-//! deadline, or after its cancellation, or that cannot be in time; no slot stays free while a live unit waits.
+//! deadline, or after its cancellation, or that cannot be in time; no slot stays free while a live unit waits that may
+//! take it (of several devices: no device is idle).
 //!
 //! Cost: a unit is queued and leaves in constant time. A decision looks at no more requests than it packs units,
 //! and [`SchedulerConfig::look_ahead_requests_max`] besides, each for a logarithm of the requests that wait.
@@ -31,11 +34,12 @@ use std::{
 };
 
 use crate::{
-    Lane, Priority, RequestId, TenantId, Time, Unit, UnitId, Worth,
+    DeviceIndex, Lane, Priority, RequestId, TenantId, Time, Unit, UnitId, Worth,
     cost::{BatchShape, CostModel, duration},
 };
 
 mod backlog;
+mod devices;
 mod forecast;
 mod order;
 mod pack;
@@ -44,6 +48,7 @@ mod rank;
 mod shared;
 
 use backlog::Backlog;
+use devices::{Devices, InFlight};
 pub(crate) use forecast::QueueAhead;
 pub use forecast::{Ask, Forecast, Prediction};
 use order::{Order, Place, Standing};
@@ -59,6 +64,8 @@ pub struct BatchId(pub u64);
 pub struct Plan {
     /// To be completed under this id.
     pub batch: BatchId,
+    /// Where it runs.
+    pub device: DeviceIndex,
     /// The lane of every unit.
     pub lane: Lane,
     /// At least one, in the order to pack them.
@@ -128,7 +135,7 @@ pub struct Scheduler {
     by_latest_start: BTreeSet<(Time, u64, RequestId)>,
     queued_units: usize,
     queued_tokens: u64,
-    in_flight: BTreeMap<BatchId, InFlight>,
+    devices: Devices,
     arrivals: u64,
     batches: u64,
 }
@@ -160,16 +167,7 @@ struct Queued {
     index: u32,
     lane: Lane,
     tokens: u32,
-}
-
-#[derive(Debug)]
-struct InFlight {
-    lane: Lane,
-    shape: BatchShape,
-    dispatched: Time,
-    predicted: f64,
-    /// Of the prediction, when it was made.
-    confidence: f64,
+    leads: bool,
 }
 
 impl Scheduler {
@@ -183,6 +181,7 @@ impl Scheduler {
     #[must_use]
     pub fn with_cost(config: SchedulerConfig, cost: CostModel) -> Self {
         Self {
+            devices: Devices::new(config.devices, config.in_flight_batches_max),
             config,
             cost,
             budgets: BTreeMap::new(),
@@ -192,7 +191,6 @@ impl Scheduler {
             by_latest_start: BTreeSet::new(),
             queued_units: 0,
             queued_tokens: 0,
-            in_flight: BTreeMap::new(),
             arrivals: 0,
             batches: 0,
         }
@@ -234,7 +232,12 @@ impl Scheduler {
             waiting.changed = true;
             self.changed.push(id);
         }
-        waiting.units.push_back(Queued { index: unit.id.index, lane: unit.lane, tokens: unit.tokens });
+        waiting.units.push_back(Queued {
+            index: unit.id.index,
+            lane: unit.lane,
+            tokens: unit.tokens,
+            leads: unit.leads,
+        });
         let shape = BatchShape::of(unit.tokens);
         waiting.remaining.add(unit.lane, shape);
         self.order.backlog_mut(waiting.place).add(unit.lane, shape);
@@ -271,7 +274,7 @@ impl Scheduler {
         let mut expired = Vec::new();
         for request in due {
             let Some(waiting) = self.waiting.get(&request) else { continue };
-            if self.is_late(now, waiting) {
+            if self.is_late(now, request, waiting) {
                 let unreachable = waiting.deadline > now;
                 expired.push(Expired { request, units: self.cancel(request), unreachable });
             } else {
@@ -285,17 +288,17 @@ impl Scheduler {
     /// What to do at `now`. Never dispatches what is too late.
     pub fn next(&mut self, now: Time) -> Decision {
         self.rank_changed(now);
-        if self.in_flight.len() < self.config.in_flight_batches_max as usize
-            && let Some(plan) = self.pack(now)
-        {
-            return Decision::Dispatch(plan);
+        for device in self.devices.with_a_slot(now) {
+            if let Some(plan) = self.pack(now, device) {
+                return Decision::Dispatch(plan);
+            }
         }
         self.by_latest_start.first().map_or(Decision::Idle, |(start, ..)| Decision::WaitUntil(*start))
     }
 
     /// Frees the slot of a batch and learns from the time it took on the device. Returns whether it was in flight.
     pub fn complete(&mut self, now: Time, batch: BatchId, measured: Duration) -> bool {
-        let Some(InFlight { lane, shape, .. }) = self.in_flight.remove(&batch) else { return false };
+        let Some(InFlight { lane, shape, .. }) = self.devices.finish(batch) else { return false };
         self.cost.observe(now, lane, shape, measured);
         true
     }
@@ -303,7 +306,7 @@ impl Scheduler {
     /// Frees the slot of a batch whose time says nothing: it failed, or was tried again in parts. Returns whether it
     /// was in flight.
     pub fn abandon(&mut self, batch: BatchId) -> bool {
-        self.in_flight.remove(&batch).is_some()
+        self.devices.finish(batch).is_some()
     }
 
     /// When a request that came in now would be complete, after what waits already.
@@ -315,8 +318,7 @@ impl Scheduler {
     /// What is known of the time ahead, to be published to whoever admits requests.
     #[must_use]
     pub fn forecast(&self, now: Time) -> Forecast {
-        let device_free = self.device_free(now, |_| 1.0);
-        Forecast::new(now, device_free.since(now), &self.config.policy, &self.cost, &self.order)
+        Forecast::new(now, self.devices.busy(now), &self.config.policy, &self.cost, &self.order)
     }
 
     /// What it has learnt of its device.
@@ -345,7 +347,7 @@ impl Scheduler {
     /// Batches dispatched and not completed.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.devices.in_flight()
     }
 
     fn fair(&self) -> Option<&FairPolicy> {

@@ -97,7 +97,8 @@ struct Simulation<'a> {
     admitted: u64,
     /// What runs, and how long it takes.
     running: HashMap<BatchId, (Plan, Duration)>,
-    device_free: Time,
+    /// By device.
+    free: Vec<Time>,
     noise: Random,
     report: Report,
 }
@@ -132,9 +133,9 @@ impl<'a> Simulation<'a> {
             requests: HashMap::new(),
             admitted: 0,
             running: HashMap::new(),
-            device_free: Time::ZERO,
+            free: vec![Time::ZERO; usize::from(setup.scheduler.devices.get())],
             noise: Random::new(Random::seed(&[workload.seed, NOISE])),
-            report: Report::new(workload),
+            report: Report::new(workload, setup.scheduler.devices),
             workload,
             setup,
         };
@@ -258,9 +259,12 @@ impl<'a> Simulation<'a> {
         }
         let factor = 1.0 + self.setup.device.noise * (2.0 * self.noise.unit() - 1.0);
         let takes = duration(self.setup.device.seconds(plan.lane, plan.shape) * factor);
-        self.device_free = self.device_free.max(self.now) + takes;
-        self.report.computed(&plan, self.device_free - takes, takes);
-        self.schedule(self.device_free, Event::Done(plan.batch));
+        let free = &mut self.free[usize::from(plan.device.0)];
+        let start = self.now.max(*free);
+        *free = start + takes;
+        let end = *free;
+        self.report.computed(&plan, start, takes);
+        self.schedule(end, Event::Done(plan.batch));
         self.running.insert(plan.batch, (plan, takes));
     }
 

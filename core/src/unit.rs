@@ -21,6 +21,10 @@ pub struct UnitId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelIndex(pub u16);
 
+/// A device that computes batches, by its place among those of the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceIndex(pub u16);
+
 /// How urgent a caller says its request is. Which share of a device a class gets is the scheduler's policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -129,4 +133,7 @@ pub struct Unit {
     pub tokens: u32,
     /// From then on nobody wants the result.
     pub deadline: Time,
+    /// Whether the units of its request behind it need its result, which is where it was computed until its batch is
+    /// complete: until then they run on the same device, after it or in its batch.
+    pub leads: bool,
 }

@@ -25,7 +25,7 @@ use std::{
 use model::{Fate, Model};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sluice_core::{
-    Lane, RequestId, Time, Unit,
+    DeviceIndex, Lane, RequestId, Time, Unit,
     admission::{Admission, AdmissionConfig, Admitted, Arrival, Growth, Outcome, Refused, Rejected, Resource, Work},
     cost::BatchShape,
     scheduler::{BatchId, Decision, EnqueueError, Expired, Plan, Scheduler},
@@ -43,14 +43,19 @@ const CHECKED_STEPS: u64 = 7;
 type Seen = BTreeMap<&'static str, u64>;
 
 /// What the traffic must bring about for the invariants to mean something.
-const ALL_SEEN: [&str; 19] = [
+const ALL_SEEN: [&str; 24] = [
     "admitted beyond the limit",
+    "all devices lost",
     "batch failed",
+    "batch moved",
     "batch of one request",
     "batch of several requests",
+    "bound to a device",
     "cancelled units",
     "cancelled with units in flight",
+    "device lost",
     "dispatched beyond the prediction",
+    "dispatched to a second device",
     "dispatched units",
     "expired units",
     "expired with units in flight",
@@ -121,9 +126,19 @@ enum Event {
     /// The tokenizer delivers the part of this number.
     Deliver(RequestId, usize),
     Cancel(RequestId),
-    Complete(BatchId),
+    /// If it was not moved since.
+    Complete(BatchId, Time),
+    /// A lost device is there again.
+    Up(DeviceIndex),
     /// The scheduler asked to be woken.
     Wake,
+}
+
+/// A batch in flight.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    takes: Duration,
+    end: Time,
 }
 
 struct Simulation {
@@ -133,9 +148,9 @@ struct Simulation {
     admission: Admission,
     admitted: HashMap<RequestId, Admitted>,
     model: Model,
-    /// What each batch in flight takes.
-    running: HashMap<BatchId, Duration>,
-    device_free: Time,
+    running: HashMap<BatchId, Running>,
+    /// By device.
+    free: Vec<Time>,
     now: Time,
     steps: u64,
     /// By time; what happens at the same instant is shuffled by the second key, the third makes it unique.
@@ -158,7 +173,7 @@ impl Simulation {
             admitted: HashMap::new(),
             model: Model::new(scenario.config.clone()),
             running: HashMap::new(),
-            device_free: Time::ZERO,
+            free: vec![Time::ZERO; usize::from(scenario.config.devices.get())],
             scenario,
             rng,
             now: Time::ZERO,
@@ -199,7 +214,15 @@ impl Simulation {
             Event::Arrive(request) => self.arrive(request),
             Event::Deliver(request, part) => self.deliver(request, part),
             Event::Cancel(request) => self.cancel(request),
-            Event::Complete(batch) => self.complete(batch),
+            Event::Complete(batch, end) => {
+                if self.running.get(&batch).is_some_and(|running| running.end == end) {
+                    self.complete(batch);
+                }
+            }
+            Event::Up(device) => {
+                self.scheduler.set_up(device, true);
+                self.model.set_up(device, true);
+            }
             Event::Wake => {
                 self.wake = None;
                 self.expire();
@@ -225,6 +248,8 @@ impl Simulation {
                 Decision::WaitUntil(time) => {
                     self.model.wait(self.now, Some(time), &self.scheduler);
                     self.saw("waited for a slot", u64::from(time > self.now));
+                    let bound = self.model.holds_bound();
+                    self.saw("bound to a device", u64::from(bound));
                     return self.wake_at(time);
                 }
                 Decision::Idle => return self.model.wait(self.now, None, &self.scheduler),
@@ -332,15 +357,54 @@ impl Simulation {
         self.saw("dispatched units", plan.units.len() as u64);
         let service = self.scenario.service;
         let time = (service.fixed + service.per_token * plan.tokens).mul_f64(self.rng.random_range(0.8..1.2));
-        self.device_free = self.device_free.max(self.now) + time;
-        self.running.insert(plan.batch, time);
-        self.schedule(self.device_free, Event::Complete(plan.batch));
+        self.saw("dispatched to a second device", u64::from(plan.device != DeviceIndex(0)));
+        self.start(plan.batch, plan.device, time);
+    }
+
+    fn start(&mut self, batch: BatchId, device: DeviceIndex, takes: Duration) {
+        let free = &mut self.free[usize::from(device.0)];
+        *free = self.now.max(*free) + takes;
+        let end = *free;
+        self.running.insert(batch, Running { takes, end });
+        self.schedule(end, Event::Complete(batch, end));
+    }
+
+    /// What was in flight there goes to another device, or fails.
+    fn lose(&mut self, device: DeviceIndex) {
+        self.saw("device lost", 1);
+        self.scheduler.set_up(device, false);
+        self.model.set_up(device, false);
+        let again = self.now + Duration::from_micros(self.rng.random_range(0..500_000));
+        self.schedule(again, Event::Up(device));
+        self.free[usize::from(device.0)] = Time::ZERO;
+        let to = self.scheduler.first_free(self.now);
+        self.model.check_first_free(self.now, to);
+        for batch in self.model.on(device).collect::<Vec<_>>() {
+            let Running { takes, .. } = self.running[&batch];
+            if let Some(to) = to {
+                self.saw("batch moved", 1);
+                assert!(self.scheduler.reassign(batch, to), "{batch:?} is in flight");
+                self.model.reassign(batch, to);
+                self.start(batch, to, takes);
+            } else {
+                self.saw("all devices lost", 1);
+                self.end(batch, true);
+            }
+        }
     }
 
     fn complete(&mut self, batch: BatchId) {
-        let requests = self.model.complete(batch).expect("a batch that was dispatched");
-        let took = self.running.remove(&batch).expect("it ran");
+        let several = self.free.len() > 1;
+        if several && self.rng.random_bool(self.scenario.losses) {
+            return self.lose(self.model.device_of(batch));
+        }
         let failed = self.rng.random_bool(self.scenario.faults);
+        self.end(batch, failed);
+    }
+
+    fn end(&mut self, batch: BatchId, failed: bool) {
+        let requests = self.model.complete(batch).expect("a batch that was dispatched");
+        let took = self.running.remove(&batch).expect("it ran").takes;
         let was = if failed { self.scheduler.abandon(batch) } else { self.scheduler.complete(self.now, batch, took) };
         assert!(was, "{batch:?} is in flight");
         assert!(!self.scheduler.complete(self.now, batch, took), "{batch:?} completes once");

@@ -5,7 +5,7 @@
 #[path = "simulation/cpu_time.rs"]
 mod cpu_time;
 
-use std::time::Duration;
+use std::{num::NonZero, time::Duration};
 
 use cpu_time::cpu_time;
 use sluice_core::{
@@ -20,6 +20,7 @@ fn config(policy: Policy) -> SchedulerConfig {
     SchedulerConfig {
         batch_tokens_max: 16_384,
         batch_sequences_max: 256,
+        devices: NonZero::<u16>::MIN,
         in_flight_batches_max: 1,
         queued_units_max: UNITS as usize,
         look_ahead_requests_max: 32,
@@ -38,6 +39,7 @@ fn unit(request: u64, index: u32) -> Unit {
         worth: Worth::Whole,
         tokens: 20 + (request as u32 * 7 + index * 13) % 100,
         deadline: Time::from_origin(Duration::from_secs(1_000_000 + request)),
+        leads: false,
     }
 }
 

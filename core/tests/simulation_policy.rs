@@ -7,14 +7,14 @@
 #[path = "simulation/cpu_time.rs"]
 mod cpu_time;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZero, time::Duration};
 
 use cpu_time::cpu_time;
 use sluice_core::{
     Priority, TenantId,
     scheduler::{FairPolicy, Policy},
     simulate::{Report, Setup, Tally, simulate},
-    workload::{Class, Process, Sizes, Stream, Workload},
+    workload::{Class, Content, Method, Process, Sizes, Stream, Workload},
 };
 
 /// Requests of ten documents a second that the simulated device can do: 3.5 ms a document.
@@ -80,6 +80,50 @@ fn goodput_stays_under_overload() {
     let peak = fair.into_iter().fold(0.0, f64::max);
     assert!(fair[3] >= 0.9 * peak, "documents a second in time: {fair:?}");
     assert!(fair.iter().zip(fifo).all(|(fair, fifo)| *fair >= fifo * 0.98), "{fair:?} against {fifo:?}");
+}
+
+/// Offered more than all of them can do, in every way that a request can be asked for.
+#[test]
+fn devices_add_up() {
+    let method = |name: &str, method| Stream { method, ..stream(name, poisson(CAPACITY * 2.0), 10, 2_000) };
+    let kinds = [
+        ("pairs", method("pairs", Some(Method::CrossEncoder))),
+        ("late interaction", method("late interaction", Some(Method::LateInteraction))),
+        (
+            "stored",
+            Stream { content: Content::Stored { namespace: "kept".to_owned(), pool: 1_000 }, ..method("stored", None) },
+        ),
+    ];
+    for (name, kind) in kinds {
+        let goodput = [1_u16, 2, 4].map(|devices| {
+            let mut setup = Setup::default();
+            setup.scheduler.devices = NonZero::new(devices).expect("at least one");
+            let load = if name == "stored" { 32.0 } else { 1.0 } * f64::from(devices);
+            let report = run(65, vec![Stream { arrivals: poisson(CAPACITY * 2.0 * load), ..kind.clone() }], &setup);
+            print(&format!("{name} on {devices}"), &report);
+            report.goodput()
+        });
+        let [one, two, four] = goodput;
+        assert!(two >= 1.9 * one && four >= 3.7 * one, "{name}: {goodput:?} a second");
+    }
+}
+
+/// A device more is no reason to promise what a batch cannot keep, nor to refuse what the devices can do together.
+#[test]
+fn admission_keeps_its_word_on_several_devices() {
+    let late = [1_u16, 2, 4].map(|devices| {
+        let mut setup = Setup::default();
+        setup.scheduler.devices = NonZero::new(devices).expect("at least one");
+        let [calm, overloaded] = [0.7, 3.0].map(|load| {
+            let rate = CAPACITY * load * f64::from(devices);
+            let report = run(125, vec![stream("all", poisson(rate), 10, 500)], &setup);
+            print(&format!("{load} of the capacity of {devices}"), &report);
+            report.total()
+        });
+        assert!(calm.answered * 100 >= calm.offered * 98, "{} of {} on {devices}", calm.answered, calm.offered);
+        overloaded.late as f64 / (overloaded.late + overloaded.answered) as f64
+    });
+    assert!(late.iter().all(|share| *share <= 1.5 * late[0]), "late of those let in: {late:?}");
 }
 
 #[test]

@@ -50,8 +50,10 @@ use scratch::{Scratch, Unit, Workers};
 
 /// Rows of a unit of work, at most: whole tiles of every instruction set.
 const UNIT_ROWS_MAX: usize = 48;
-/// Rows of the highest tile: a unit of fewer would compute rows for nothing.
+/// Rows of the highest tile.
 const TILE_ROWS: usize = 12;
+/// Units begin at multiples of this: rows of a lower tile that is as fast, so that no thread has a whole tile more to do.
+const GRANULE_ROWS: usize = 6;
 /// With fewer tiles than this for each thread, a batch is divided by columns.
 const TILES_PER_THREAD_MIN: usize = 2;
 
@@ -127,8 +129,8 @@ impl CpuEncoder {
         }
         let head = if with_head { Some(file.head(config_path)?) } else { None };
         let head = head.map(|head| Head::pack(isa, head)).transpose().map_err(fault)?;
-        let scratch = Scratch::new(pool.threads());
-        Ok(Self { config: config.clone(), isa, pool, embeddings, layers, head, parameters: file.parameters(), scratch })
+        let (parameters, scratch) = (file.parameters(), Scratch::default());
+        Ok(Self { config: config.clone(), isa, pool, embeddings, layers, head, parameters, scratch })
     }
 
     /// Numbers stored in the weights file.
@@ -150,10 +152,11 @@ impl CpuEncoder {
     pub(crate) fn encode(&mut self, batch: &PackedBatch, wanted: Wanted) -> Result<&mut [f32], EncodeError> {
         check_tokens(&self.config, batch)?;
         let dim = self.hidden_size();
+        // A batch that panics takes it along: the next one begins with none.
         let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.fit(&self.config, batch, wanted);
+        scratch.fit(&self.config, self.pool.threads(), batch, wanted);
         let pool = Arc::clone(&self.pool);
-        let computed = pool.install(|| self.compute(batch, wanted, &mut scratch));
+        let computed = pool.install_batch(|| self.compute(batch, wanted, &mut scratch));
         self.scratch = scratch;
         computed?;
         Ok(match wanted {
@@ -235,11 +238,11 @@ impl CpuEncoder {
         Ok(())
     }
 
-    /// Rows in as many units for each thread, of about one size: whole tiles, and as high as may be.
+    /// Rows in as many units for each thread, of about one size, and as high as may be.
     fn division(&self, rows: usize) -> Division {
         let (tiles, threads) = (rows.div_ceil(TILE_ROWS), self.pool.threads());
         let rounds = tiles.div_ceil(threads * (UNIT_ROWS_MAX / TILE_ROWS));
-        Division { rows, granule: TILE_ROWS, parts: (rounds * threads).min(tiles) }
+        Division { rows, granule: GRANULE_ROWS, parts: (rounds * threads).min(tiles) }
     }
 
     /// Whether a batch of so many rows leaves threads without work, or with too little of it, if its rows are divided.

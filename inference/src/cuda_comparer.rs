@@ -124,10 +124,14 @@ impl Backend for CudaComparer {
         self.compute(&batch)
     }
 
-    fn rebuild(&mut self) -> Result<(), BackendError> {
+    fn release(&mut self) {
         self.submitted.clear();
         self.arenas.clear();
         self.without_room.clear();
+    }
+
+    fn rebuild(&mut self) -> Result<(), BackendError> {
+        self.release();
         CudaDevice::open(self.ordinal).map(drop).map_err(failure)
     }
 
@@ -219,7 +223,8 @@ fn score_failure(error: ScoreError) -> BackendError {
     }
 }
 
-fn failure(error: CudaError) -> BackendError {
+/// What a device's failure means to the executor.
+pub(crate) fn failure(error: CudaError) -> BackendError {
     match error {
         CudaError::OutOfMemory { .. } => BackendError::OutOfMemory,
         CudaError::Launch { .. } => BackendError::Failed(error.to_string()),

@@ -15,11 +15,11 @@ use std::{
 };
 
 use serde::{Deserialize, de::DeserializeOwned};
+use sluice_core::backend::BackendLimits;
 use sluice_kernels::{activation::Activation, pool::Pooling};
 
 use crate::{
     load_error::LoadError,
-    model::CpuOptions,
     text::{InvalidTokenizer, TextEncoder},
 };
 
@@ -117,8 +117,8 @@ pub(crate) fn read_tokenizer(path: &Path) -> Result<TextEncoder, LoadError> {
 }
 
 /// A batch must hold at least one sequence of the greatest length, or that sequence could never be computed.
-pub(crate) fn check_batch(path: &Path, options: &CpuOptions, max_tokens: u32) -> Result<(), LoadError> {
-    let &CpuOptions { batch_tokens_max, batch_sequences_max, .. } = options;
+pub(crate) fn check_batch(path: &Path, limits: &BackendLimits, max_tokens: u32) -> Result<(), LoadError> {
+    let &BackendLimits { batch_tokens_max, batch_sequences_max, .. } = limits;
     if batch_tokens_max < max_tokens || batch_sequences_max == 0 {
         return Err(LoadError::Batch { path: path.into(), max_tokens, batch_tokens_max, batch_sequences_max });
     }

@@ -23,7 +23,9 @@ mod candle_backend;
 mod comparer;
 mod cpu_backend;
 mod cpu_encoder;
+mod cuda_backend;
 mod cuda_comparer;
+mod cuda_encoder;
 mod folder;
 mod late_interaction;
 mod load;
@@ -33,9 +35,12 @@ mod submitted;
 
 pub use comparer::CpuComparer;
 pub use cuda_comparer::CudaComparer;
-pub use load::{ModelError, load};
+pub use load::{ModelError, cuda_device, cuda_devices, load, load_cuda};
 pub use load_error::LoadError;
-pub use model::{CpuEngine, CpuOptions, LoadedModel, ModelInfo, Precision, load_folder, load_scripted};
+pub use model::{
+    CpuEngine, CpuOptions, CudaOptions, LoadedModel, ModelInfo, Precision, load_folder, load_folder_cuda,
+    load_scripted, load_scripted_on,
+};
 pub use resolve::{
     HubSettings, ModelFolder, PipSettings, Progress, ProgressBar, ResolveError, Resolver, SilentProgress,
     TerminalProgress,

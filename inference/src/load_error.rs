@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use sluice_kernels::cuda::CudaError;
+
 /// Why a model was not loaded: which file, and what was expected of it.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -100,6 +102,18 @@ pub enum LoadError {
         batch_tokens_max: u32,
         /// Sequences of a batch.
         batch_sequences_max: u32,
+    },
+    /// A CUDA device that is not there, has failed, or has no room for the model.
+    #[error("CUDA: {source}")]
+    Cuda {
+        /// Why.
+        source: CudaError,
+    },
+    /// A model that no CUDA kernel computes.
+    #[error("no CUDA kernel computes it: {reason}")]
+    CudaUnsupported {
+        /// What of it.
+        reason: String,
     },
     /// The threads that compute could not be started.
     #[error("cannot start the compute threads: {source}")]

@@ -1,8 +1,11 @@
 //! What a model can do, and how it is loaded.
 
-use std::{path::Path, sync::Arc};
+use std::{num::NonZero, path::Path, sync::Arc};
 
-use sluice_core::backend::{Backend, BackendLimits};
+use sluice_core::{
+    DeviceIndex,
+    backend::{Backend, BackendLimits},
+};
 use sluice_kernels::{InstructionSet, Isa};
 
 use crate::{
@@ -10,6 +13,7 @@ use crate::{
     candle_backend::CandleBackend,
     cpu_backend::CpuBackend,
     cpu_encoder::{Compute, ComputePool, CpuEncoder},
+    cuda_backend,
     folder::{self, FolderConfig},
     load_error::LoadError,
     scripted,
@@ -25,7 +29,8 @@ pub struct ModelInfo {
     pub digest: String,
     /// Architecture named by the folder, e.g. `BertModel`; `scripted` for a scripted model.
     pub architecture: String,
-    /// What computes it: `cpu-f32-avx512` and the like (precision and instructions), `candle-cpu` or `scripted`.
+    /// What computes it: `cpu-f32-avx512` and the like (precision and instructions), `cuda-f16` or `cuda-f16-cublaslt`
+    /// (who multiplies), `candle-cpu` or `scripted`.
     pub backend: &'static str,
     /// Reranks by MaxSim over token vectors.
     pub late_interaction: bool,
@@ -53,6 +58,8 @@ pub struct LoadedModel {
     pub text: Arc<TextEncoder>,
     /// Computes its batches; owned by the thread of its device.
     pub backend: Box<dyn Backend>,
+    /// Devices that it stands for: one, unless it is scripted to be more.
+    pub devices: NonZero<u16>,
 }
 
 /// How the CPU computes, and how much it takes at once.
@@ -71,6 +78,21 @@ pub struct CpuOptions {
     pub threads: usize,
     /// Instructions of our own engine; the best that the machine has for `None`.
     pub isa: Option<Isa>,
+}
+
+/// Which CUDA device computes, in f16, and how much it takes at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CudaOptions {
+    /// The device, as `CUDA_VISIBLE_DEVICES` counts them.
+    pub ordinal: usize,
+    /// Tokens of one batch, if the memory suffices; at least the model's longest sequence. Decides how much of the
+    /// device's memory is reserved: about `20·hidden` bytes a token beside the weights.
+    pub batch_tokens_max: u32,
+    /// Sequences of one batch; at least 1.
+    pub batch_sequences_max: u32,
+    /// Bytes of the device's memory for the model, its largest batch included. Where that is too little, batches are
+    /// halved until they fit.
+    pub memory_bytes_max: usize,
 }
 
 /// What computes on the CPU.
@@ -122,16 +144,43 @@ pub fn load_folder(
     source: String,
     options: &CpuOptions,
 ) -> Result<LoadedModel, LoadError> {
-    let folder = FolderConfig::read(path)?;
-    let text = folder::read_tokenizer(&folder.tokenizer)?;
-    check_tokenizer(&folder, &text)?;
-    folder::check_batch(&folder.config, options, folder.max_tokens)?;
     let limits = BackendLimits {
         batch_tokens_max: options.batch_tokens_max,
         batch_sequences_max: options.batch_sequences_max,
         in_flight_batches_max: 1,
     };
-    let computing = compute(&folder, options, limits)?;
+    load_with(path, (digest, source), limits, |folder| compute(folder, options, limits))
+}
+
+/// Loads a model folder as [`load_folder`] does, for a CUDA device: the same answers, but for what f16 rounds.
+///
+/// Not yet run on a GPU.
+///
+/// # Errors
+/// [`LoadError::Cuda`] without a usable device or without room on it, [`LoadError::CudaUnsupported`] for a model of
+/// sizes that no kernel takes; else as [`load_folder`].
+pub fn load_folder_cuda(
+    path: &Path,
+    digest: String,
+    source: String,
+    options: &CudaOptions,
+) -> Result<LoadedModel, LoadError> {
+    let limits = cuda_backend::limits(options);
+    load_with(path, (digest, source), limits, |folder| cuda_backend::load(folder, options))
+}
+
+/// Loads a folder whatever computes it.
+fn load_with(
+    path: &Path,
+    (digest, source): (String, String),
+    limits: BackendLimits,
+    compute: impl FnOnce(&FolderConfig) -> Result<Computing, LoadError>,
+) -> Result<LoadedModel, LoadError> {
+    let folder = FolderConfig::read(path)?;
+    let text = folder::read_tokenizer(&folder.tokenizer)?;
+    check_tokenizer(&folder, &text)?;
+    folder::check_batch(&folder.config, &limits, folder.max_tokens)?;
+    let computing = compute(&folder)?;
     let info = ModelInfo {
         source,
         digest,
@@ -146,14 +195,14 @@ pub fn load_folder(
         embedding_dim: folder.bert.hidden_size,
         parameters: computing.parameters,
     };
-    Ok(LoadedModel { info, text: Arc::new(text), backend: computing.backend })
+    Ok(LoadedModel { info, text: Arc::new(text), backend: computing.backend, devices: NonZero::<u16>::MIN })
 }
 
 /// What a folder's weights became.
-struct Computing {
-    backend: Box<dyn Backend>,
-    label: &'static str,
-    parameters: u64,
+pub(crate) struct Computing {
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) label: &'static str,
+    pub(crate) parameters: u64,
 }
 
 fn compute(folder: &FolderConfig, options: &CpuOptions, limits: BackendLimits) -> Result<Computing, LoadError> {
@@ -192,6 +241,8 @@ fn label(precision: Precision, isa: Isa) -> &'static str {
 /// Loads a model whose scores, service times and faults a TOML file describes. It computes nothing; it is for
 /// tests and load experiments. Blocks for the load delay that the file asks for.
 ///
+/// A script may stand for several devices; this is the first of them, and [`load_scripted_on`] loads the others.
+///
 /// | key | meaning | default |
 /// |---|---|---|
 /// | `max_tokens` | longest sequence, special tokens included | 512 |
@@ -199,9 +250,11 @@ fn label(precision: Precision, isa: Isa) -> &'static str {
 /// | `batch_tokens_max`, `batch_sequences_max`, `in_flight_batches_max` | limits of the backend | 16384, 256, 1 |
 /// | `capabilities` | of `late_interaction`, `dense`, `cross_encoder`, `encode_tokens`, `encode_dense` | all |
 /// | `poison` | a word; a batch that contains it fails | none |
+/// | `devices` | how many it stands for: each computes batches beside the others | 1 |
 /// | `[service_time] per_batch`, `per_token` | how long a batch takes, e.g. `"2ms"`, `"1.5us"` | 0 |
 /// | `[service_time] jitter`, `seed` | that time is multiplied by a number from 1 − jitter to 1 + jitter | 0 |
 /// | `[[fault]] at_batch` | the batch it strikes, counting submitted ones from 1 | required |
+/// | `[[fault]] device` | the device it strikes, from 0; each counts its own batches | every one |
 /// | `[[fault]] kind` | `failed`, `out_of_memory`, `device_lost` or `panic` | required |
 /// | `[[fault]] when` | `submit` or `collect` | `collect` |
 /// | `[[fault]] repeat` | how many batches in a row it strikes | 1 |
@@ -217,7 +270,16 @@ fn label(precision: Precision, isa: Isa) -> &'static str {
 /// # Errors
 /// [`LoadError`] if the file cannot be read or says what makes no sense.
 pub fn load_scripted(file: &Path) -> Result<LoadedModel, LoadError> {
-    scripted::load(file)
+    scripted::load(file, DeviceIndex(0))
+}
+
+/// As [`load_scripted`], for one of the devices that the script stands for. Any other is like them, without faults of
+/// its own.
+///
+/// # Errors
+/// As for [`load_scripted`].
+pub fn load_scripted_on(file: &Path, device: DeviceIndex) -> Result<LoadedModel, LoadError> {
+    scripted::load(file, device)
 }
 
 /// The tokenizer must name no row that the weights lack, and do what the encoder was trained with.

@@ -9,7 +9,7 @@ use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use sha2::{Digest, Sha256};
 use sluice_core::{
-    Operation,
+    DeviceIndex, Operation,
     backend::{Backend, BackendError, BackendLimits, BatchOutput, Ticket},
     batch::{PackedBatch, Role, TokenMatrix},
 };
@@ -24,9 +24,10 @@ use crate::{
 use config::{Capability, Config, Fault, FaultKind, Moment};
 
 /// See [`crate::model::load_scripted`].
-pub(crate) fn load(file: &Path) -> Result<LoadedModel, LoadError> {
+pub(crate) fn load(file: &Path, device: DeviceIndex) -> Result<LoadedModel, LoadError> {
     let bytes = read_file(file)?;
-    let config = Config::parse(file, &bytes)?;
+    let mut config = Config::parse(file, &bytes)?;
+    config.faults.retain(|fault| fault.device.is_none_or(|struck| struck == device.0));
     thread::sleep(config.load.delay.0);
     let has = |capability| config.capabilities.contains(&capability);
     let info = ModelInfo {
@@ -43,7 +44,9 @@ pub(crate) fn load(file: &Path) -> Result<LoadedModel, LoadError> {
         embedding_dim: config.dim,
         parameters: 0,
     };
-    Ok(LoadedModel { info, text: Arc::new(TextEncoder::words()), backend: Box::new(ScriptedBackend::new(config)) })
+    let devices = config.devices;
+    let backend = Box::new(ScriptedBackend::new(config));
+    Ok(LoadedModel { info, text: Arc::new(TextEncoder::words()), backend, devices })
 }
 
 struct ScriptedBackend {

@@ -34,15 +34,31 @@ impl<T> Submitted<T> {
         Ok(())
     }
 
-    /// Keeps a batch until it is collected.
-    pub(crate) fn push(&mut self, batch: T) -> Result<Ticket, BackendError> {
+    /// Refuses a batch while as many as may be are in flight.
+    pub(crate) fn check_room(&self) -> Result<(), BackendError> {
         if self.waiting.len() >= self.limits.in_flight_batches_max as usize {
             return Err(BackendError::Failed(format!("{} batches are in flight already", self.waiting.len())));
         }
+        Ok(())
+    }
+
+    /// Whether none is in flight.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Keeps a batch until it is collected.
+    pub(crate) fn push(&mut self, batch: T) -> Result<Ticket, BackendError> {
+        self.check_room()?;
         let ticket = self.tickets;
         self.tickets += 1;
         self.waiting.push_back((ticket, batch));
         Ok(Ticket(ticket))
+    }
+
+    /// The batch of `ticket`, if it is the first that was not collected.
+    pub(crate) fn first(&self, ticket: &Ticket) -> Option<&T> {
+        self.waiting.front().filter(|(first, _)| *first == ticket.0).map(|(_, batch)| batch)
     }
 
     /// Takes out the batch of `ticket`, which must be the first that was not collected.

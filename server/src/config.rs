@@ -14,9 +14,11 @@ use sluice_service::{
 
 use crate::job::StoredAs;
 
+mod device;
 mod scheduler;
 mod tenants;
 
+pub use device::{Device, InvalidDevice};
 pub use scheduler::{Ageing, ClassWeights, PolicyName, SchedulerConfig};
 pub use tenants::TenantConfig;
 
@@ -36,6 +38,9 @@ pub struct ServerConfig {
     pub metrics_listen: Option<SocketAddr>,
     /// What computes.
     pub device: Device,
+    /// Bytes of a CUDA device's memory for each model, its largest batch included; 0 = no bound.
+    #[serde(with = "config::bytes")]
+    pub device_memory_bytes_max: u64,
     /// Which engine computes on the CPU.
     pub backend: CpuBackend,
     /// How exactly the CPU engine computes.
@@ -78,20 +83,6 @@ pub struct ModelConfig {
     pub name: String,
     /// A folder, `hf:ORG/NAME[@REVISION]`, `pip:PACKAGE==VERSION`, `scripted:FILE.toml` or `default`.
     pub source: String,
-}
-
-/// What computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Device {
-    /// The best there is.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-    /// A CUDA device, for comparing token vectors: models still compute on the processor. The server does not start
-    /// without one.
-    Cuda,
 }
 
 /// Which engine computes on the CPU.
@@ -239,6 +230,7 @@ impl Default for ServerConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
             metrics_listen: None,
             device: Device::default(),
+            device_memory_bytes_max: 0,
             backend: CpuBackend::default(),
             precision: Precision::default(),
             compute_threads: 0,
@@ -302,6 +294,17 @@ impl ServerConfig {
             self.precision == Precision::F32 || self.backend != CpuBackend::Candle,
             "precision",
             "candle computes in f32 alone; use backend \"auto\" or \"cpu\" for \"int8\"",
+        );
+        let insists = matches!(self.device, Device::Cuda(_) | Device::CudaAll);
+        require(
+            !insists || self.backend != CpuBackend::Candle,
+            "backend",
+            "candle computes on the processor, and `device` asks for a CUDA device",
+        );
+        require(
+            !insists || self.precision == Precision::F32,
+            "precision",
+            "is the processor's; the CUDA device that `device` asks for computes in f16",
         );
         require(!self.default_deadline.is_zero(), "default_deadline", "must be longer than 0");
         let limits = &self.limits;

@@ -1,20 +1,22 @@
 //! From sequences to numbers: queue, batches, device thread, answers.
 //!
-//! Two thread hops: the `driver` task decides and stages, the `executor` thread computes, and each
-//! request's `sink` takes its results. The bounded queues, by name:
+//! Two thread hops: the `driver` task decides and stages, the `executor` thread of a device computes, and each
+//! request's `sink` takes its results. Several devices are several executors under the one driver: any of them can
+//! compute any batch. The bounded queues, by name:
 //!
 //! | queue | bound | protects |
 //! |---|---|---|
 //! | admission | documents, tokens, bytes inside | memory |
 //! | submissions | [`SUBMISSIONS_MAX`] requests handed over | the driver's inbox |
 //! | scheduler | `queued_units_max` units | the time of a decision |
-//! | executor | the device's batches in flight | late binding |
+//! | executor | the batches in flight of its device, and as many that a lost device has left | late binding |
 //! | sink | the request's own number of slots | memory, against a slow reader |
 //! | updates | one message of a RerankStream call | its room, against a reader that stopped |
 //! | changes | 64 changes of the token store; further ones wait in their requests' tasks | the memory of what waits for the disk |
 //! | put turns | 2 puts whose vectors are in memory | memory: a put may have `put_vectors_max` vectors |
 
 use std::{
+    num::NonZero,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -34,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 mod clock;
 mod driver;
 mod executor;
+mod executors;
 pub mod permit;
 mod request;
 pub mod sink;
@@ -41,6 +44,7 @@ pub mod tokenizer_pool;
 
 pub use clock::Clock;
 use driver::{Cancellations, Driver, DriverParts};
+use executors::Executors;
 use permit::{Permit, Permits};
 use request::Request;
 pub use sink::{Progress, SlotValue};
@@ -64,7 +68,7 @@ pub struct EngineConfig {
     pub cost: CostModel,
 }
 
-/// What computes, by lane.
+/// What computes on one device, by lane.
 pub struct Backends {
     /// One per model, in the models' order: whatever goes through a model.
     pub models: Vec<Box<dyn Backend>>,
@@ -75,6 +79,23 @@ pub struct Backends {
 impl Backends {
     fn all(&self) -> impl Iterator<Item = &dyn Backend> {
         self.models.iter().chain([&self.vectors]).map(|backend| &**backend)
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut dyn Backend> {
+        self.models.iter_mut().chain([&mut self.vectors]).map(|backend| &mut **backend as &mut dyn Backend)
+    }
+
+    /// Whether two lanes have the same backend.
+    fn are_one(a: Lane, b: Lane) -> bool {
+        let compares = |lane: Lane| matches!(lane.operation, Operation::MaxSim | Operation::Align);
+        if compares(a) || compares(b) { compares(a) == compares(b) } else { a.model == b.model }
+    }
+
+    /// Batches in flight on its device. A backend that takes fewer gets no more; one that compares vectors overlaps
+    /// nothing, and would only have its batches chosen earlier.
+    fn in_flight_batches_max(&self) -> u32 {
+        let models = self.models.iter().map(|model| model.limits().in_flight_batches_max).max();
+        models.unwrap_or_else(|| self.vectors.limits().in_flight_batches_max)
     }
 
     fn of(&mut self, lane: Lane) -> &mut dyn Backend {
@@ -149,37 +170,44 @@ pub enum EngineError {
     Stopped,
 }
 
-/// Hands sequences to a device and gives results back. Cheap to clone.
+/// Hands sequences to the devices and gives results back. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
     submissions: mpsc::Sender<Arc<Request>>,
     cancellations: Arc<Cancellations>,
     clock: Clock,
     next_id: Arc<AtomicU64>,
-    device_up: watch::Receiver<bool>,
+    devices_up: watch::Receiver<usize>,
     costs: watch::Receiver<Arc<CostModel>>,
 }
 
 impl Engine {
-    /// Starts the driver task and the executor thread that owns `backends`. They end when the last
-    /// [`Engine`] is dropped and the last batch is done.
+    /// Starts the driver task and an executor thread for each of the `devices`, which have the same models in the same
+    /// order. They end when the last [`Engine`] is dropped and the last batch is done.
     ///
     /// # Errors
-    /// If the executor thread cannot be started.
-    pub fn start(backends: Backends, config: EngineConfig, permits: Permits, clock: Clock) -> std::io::Result<Self> {
-        let scheduler = config.scheduler(&backends);
-        let budgets = config.budgets(&backends);
+    /// If there is no device, there are more than 65,535, or a thread cannot be started.
+    pub fn start(
+        devices: Vec<Backends>,
+        config: EngineConfig,
+        permits: Permits,
+        clock: Clock,
+    ) -> std::io::Result<Self> {
+        let no_number = || std::io::Error::other(format!("{} devices", devices.len()));
+        let count = u16::try_from(devices.len()).ok().and_then(NonZero::new).ok_or_else(no_number)?;
+        let scheduler = config.scheduler(&devices, count);
+        let budgets = config.budgets(&devices);
         let costs = watch::Sender::new(Arc::new(config.cost.clone()));
         let known_costs = costs.subscribe();
         let (submissions, inbox) = mpsc::channel(SUBMISSIONS_MAX);
         let cancellations = Arc::new(Cancellations::default());
-        let (device_up_sender, device_up) = watch::channel(true);
-        let executor =
-            executor::start(backends, scheduler.in_flight_batches_max as usize, clock.clone(), device_up_sender)?;
-        let parts = DriverParts { permits, costs, executor, inbox, cancellations: Arc::clone(&cancellations) };
+        let (devices_up_sender, devices_up) = watch::channel(devices.len());
+        let in_flight_max = scheduler.in_flight_batches_max as usize;
+        let executors = Executors::start(devices, in_flight_max, &clock, devices_up_sender)?;
+        let parts = DriverParts { permits, costs, executors, inbox, cancellations: Arc::clone(&cancellations) };
         let driver = Driver::new((scheduler, config.cost), &budgets, clock.clone(), parts);
         tokio::spawn(driver.run());
-        Ok(Self { submissions, cancellations, clock, next_id: Arc::default(), device_up, costs: known_costs })
+        Ok(Self { submissions, cancellations, clock, next_id: Arc::default(), devices_up, costs: known_costs })
     }
 
     /// The engine's clock.
@@ -188,10 +216,10 @@ impl Engine {
         &self.clock
     }
 
-    /// Whether the device works; changes when it is lost and when it is rebuilt.
+    /// How many devices work; changes when one is lost and when it is rebuilt.
     #[must_use]
-    pub fn device_up(&self) -> watch::Receiver<bool> {
-        self.device_up.clone()
+    pub fn devices_up(&self) -> watch::Receiver<usize> {
+        self.devices_up.clone()
     }
 
     /// What has been learnt of the lanes' costs, every now and then.
@@ -247,38 +275,51 @@ impl Drop for Answer {
 }
 
 impl EngineConfig {
-    /// What a batch of each lane may hold.
-    fn budgets(&self, backends: &Backends) -> Vec<(Lane, BatchBudget)> {
+    /// What a batch of each lane may hold on any of the devices.
+    fn budgets(&self, devices: &[Backends]) -> Vec<(Lane, BatchBudget)> {
         use Operation::{Align, CrossEncode, EncodeDense, EncodeTokens, LateInteraction, MaxSim};
 
-        let budget = |backend: &dyn Backend| {
-            let BackendLimits { batch_tokens_max: tokens, batch_sequences_max: sequences, .. } = backend.limits();
-            BatchBudget { tokens: self.batch_tokens_max.map_or(tokens, |max| max.min(tokens)).max(1), sequences }
+        let budget = |of: &dyn Fn(&Backends) -> BackendLimits| {
+            let least = |limit: fn(&BackendLimits) -> u32| least_of(devices.iter().map(|device| limit(&of(device))));
+            let tokens = self.tokens(least(|limits| limits.batch_tokens_max)).max(1);
+            BatchBudget { tokens, sequences: least(|limits| limits.batch_sequences_max) }
         };
-        let lanes = (0_u16..).map(ModelIndex).zip(&backends.models).flat_map(|(model, backend)| {
-            let own = [EncodeTokens, EncodeDense, LateInteraction, CrossEncode].map(|op| (op, budget(&**backend)));
-            let compared = [MaxSim, Align].map(|op| (op, budget(&*backends.vectors)));
+        let models = devices.first().map_or(0, |device| device.models.len());
+        let compared = budget(&|device| device.vectors.limits());
+        let lanes = (0_u16..).map(ModelIndex).take(models).flat_map(|model| {
+            let of_model = budget(&|device| device.models[model.0 as usize].limits());
+            let own = [EncodeTokens, EncodeDense, LateInteraction, CrossEncode].map(|operation| (operation, of_model));
+            let compared = [MaxSim, Align].map(|operation| (operation, compared));
             own.into_iter().chain(compared).map(move |(operation, budget)| (Lane { model, operation }, budget))
         });
         lanes.collect()
     }
 
-    /// Bounds of the one scheduler that all backends share: the smallest of each.
-    #[must_use]
-    pub fn scheduler(&self, backends: &Backends) -> SchedulerConfig {
+    /// Bounds of the one scheduler that all backends of all devices share: the smallest of each, but as many batches in
+    /// flight as some model's backend takes.
+    fn scheduler(&self, devices: &[Backends], count: NonZero<u16>) -> SchedulerConfig {
         let least = |limit: fn(&BackendLimits) -> u32| {
-            backends.all().map(|backend| limit(&backend.limits())).min().unwrap_or(1).max(1)
+            least_of(devices.iter().flat_map(Backends::all).map(|backend| limit(&backend.limits()))).max(1)
         };
-        let batch_tokens_max = least(|limits| limits.batch_tokens_max);
         SchedulerConfig {
-            batch_tokens_max: self.batch_tokens_max.map_or(batch_tokens_max, |max| max.min(batch_tokens_max)),
+            batch_tokens_max: self.tokens(least(|limits| limits.batch_tokens_max)),
             batch_sequences_max: least(|limits| limits.batch_sequences_max),
-            in_flight_batches_max: least(|limits| limits.in_flight_batches_max),
+            devices: count,
+            in_flight_batches_max: least_of(devices.iter().map(Backends::in_flight_batches_max)).max(1),
             queued_units_max: self.queued_units_max,
             look_ahead_requests_max: self.look_ahead_requests_max,
             policy: self.policy.clone(),
         }
     }
+
+    /// Tokens of a batch that a backend would take so many of.
+    fn tokens(&self, limit: u32) -> u32 {
+        self.batch_tokens_max.map_or(limit, |max| max.min(limit))
+    }
+}
+
+fn least_of(limits: impl Iterator<Item = u32>) -> u32 {
+    limits.min().unwrap_or(1)
 }
 
 #[cfg(test)]

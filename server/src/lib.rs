@@ -15,6 +15,7 @@ pub mod grpc;
 pub mod job;
 pub mod metrics;
 pub mod models;
+mod placement;
 pub mod prepare;
 pub mod quickstart;
 pub mod scoring;

@@ -21,23 +21,13 @@ use clap::Parser;
 use sluice_inference::{HubSettings, Progress, SilentProgress, TerminalProgress};
 use sluice_server::{Server, ServerConfig, quickstart, serve::Machine};
 use sluice_service::{
-    config::{ConfigFile, Layers, load_and_check, render},
+    config::{ConfigFile, Layers, load_and_check, own_variables, render},
     drain::{Drain, Ending},
     telemetry::init_logs,
 };
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
-/// Variables with our prefix that are somebody else's: the client's, and switches of the tests.
-const FOREIGN_VARIABLES: [&str; 7] = [
-    "SLUICE_URL",
-    "SLUICE_REQUIRE_MODEL",
-    "SLUICE_LOAD_SECONDS",
-    "SLUICE_REQUIRE_ISA",
-    "SLUICE_REQUIRE_GPU",
-    "SLUICE_REQUIRE_SHARED",
-    "SLUICE_REQUIRE_MOUNT",
-];
 /// Width of the quickstart's table.
 const TABLE_COLUMNS: usize = 100;
 /// Printed below it.
@@ -66,7 +56,8 @@ struct Flags {
     /// Folder in which documents' token vectors are kept; nothing is kept unless given.
     #[arg(long, value_name = "DIR")]
     token_store: Option<PathBuf>,
-    /// What computes: auto, cpu or cuda.
+    /// What computes: auto (the first CUDA device if it is usable, else the processor), cpu, cuda, cuda:N,
+    /// cuda:N,M,… (every model on each of these) or cuda:all.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
     /// Print the resolved configuration and exit.
@@ -182,22 +173,13 @@ fn configuration(flags: &Flags) -> Result<ServerConfig, String> {
         }
     });
     let flags = flag_layer(flags, &mut faults);
-    let layers = Layers { file, environment: environment(), flags };
+    let layers = Layers { file, environment: own_variables(std::env::vars_os()), flags };
     match load_and_check(&layers, ServerConfig::faults) {
         Ok(config) if faults.is_empty() => return Ok(config),
         Ok(_) => {}
         Err(found) => faults.push(found.to_string()),
     }
     Err(faults.join("\n"))
-}
-
-/// The variables that may be ours. Others need not even be text.
-fn environment() -> Vec<(String, String)> {
-    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-    variables
-        .filter(|(name, _)| !FOREIGN_VARIABLES.contains(&name.as_str()))
-        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
-        .collect()
 }
 
 /// Flags as the uppermost layer of the configuration.

@@ -3,12 +3,15 @@
 //! Two sums hold whenever nothing is in flight, and tests check them:
 //! `admitted = Σ finished{outcome}` and `units{enqueued} = Σ units{dispatched, cancelled, expired}`.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use metrics::{
     Counter, Gauge, Histogram, Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
-use sluice_core::{Lane, Operation, Priority, admission::Work, backend::DeviceCache};
+use sluice_core::{DeviceIndex, Lane, Operation, Priority, admission::Work, backend::DeviceCache};
 
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -66,6 +69,8 @@ pub fn describe() {
     describe_gauge!("sluice_queue_units", "Units waiting for a batch");
     describe_gauge!("sluice_queue_tokens", "Tokens waiting for a batch");
     describe_gauge!("sluice_batches_in_flight", "Batches dispatched and not completed");
+    describe_gauge!("sluice_devices_up", "Devices that compute");
+    describe_counter!("sluice_moved_batches_total", "Batches that a lost device left to another");
     describe_counter!("sluice_batch_faults_total", "Batches that failed on the device, by kind");
     describe_histogram!(
         "sluice_wasted_device_seconds",
@@ -164,6 +169,7 @@ pub(crate) struct QueueMetrics {
     pub(crate) queue_units: Gauge,
     pub(crate) queue_tokens: Gauge,
     pub(crate) batches_in_flight: Gauge,
+    pub(crate) moved: Counter,
     pub(crate) queue_seconds: Histogram,
     pub(crate) batch_tokens: Histogram,
     pub(crate) batch_sequences: Histogram,
@@ -183,6 +189,7 @@ impl QueueMetrics {
             queue_units: gauge!("sluice_queue_units"),
             queue_tokens: gauge!("sluice_queue_tokens"),
             batches_in_flight: gauge!("sluice_batches_in_flight"),
+            moved: counter!("sluice_moved_batches_total"),
             queue_seconds: histogram!("sluice_queue_duration_seconds"),
             batch_tokens: histogram!("sluice_batch_tokens"),
             batch_sequences: histogram!("sluice_batch_sequences"),
@@ -230,13 +237,40 @@ pub(crate) fn predicted(lane: Lane, predicted: Duration, median_relative_error: 
     }
 }
 
+/// Shows how many devices compute.
+pub fn devices_up(devices: usize) {
+    gauge!("sluice_devices_up").set(devices as f64);
+}
+
 /// Counts device time for results that nobody waits for any more.
 pub(crate) fn wasted(seconds: f64) {
     histogram!("sluice_wasted_device_seconds").record(seconds);
 }
 
-/// Shows what a device keeps of stored documents.
-pub(crate) fn device_cache(cache: DeviceCache) {
+/// What each device keeps of stored documents; shown as a sum.
+#[derive(Debug)]
+pub(crate) struct DeviceCaches(Mutex<Vec<DeviceCache>>);
+
+impl DeviceCaches {
+    pub(crate) fn new(devices: usize) -> Self {
+        Self(Mutex::new(vec![DeviceCache::default(); devices]))
+    }
+
+    pub(crate) fn note(&self, device: DeviceIndex, cache: DeviceCache) {
+        let mut caches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        caches[usize::from(device.0)] = cache;
+        let sum = |of: fn(&DeviceCache) -> u64| caches.iter().map(of).sum();
+        device_cache(DeviceCache {
+            hits: sum(|cache| cache.hits),
+            misses: sum(|cache| cache.misses),
+            evictions: sum(|cache| cache.evictions),
+            documents: sum(|cache| cache.documents),
+            bytes: sum(|cache| cache.bytes),
+        });
+    }
+}
+
+fn device_cache(cache: DeviceCache) {
     let DeviceCache { hits, misses, evictions, documents, bytes } = cache;
     for (event, count) in [("hit", hits), ("miss", misses), ("eviction", evictions)] {
         counter!("sluice_device_cache_total", "event" => event).absolute(count);

@@ -55,7 +55,7 @@ impl Models {
     pub fn split(loaded: Vec<(String, LoadedModel)>) -> (Self, Vec<Box<dyn Backend>>) {
         let (models, backends) = loaded
             .into_iter()
-            .map(|(name, LoadedModel { info, text, backend })| {
+            .map(|(name, LoadedModel { info, text, backend, .. })| {
                 let digest = model_digest(&info);
                 (Model { name, info, digest, text }, backend)
             })

@@ -2,12 +2,8 @@
 
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc};
 
-use metrics::Label;
-use sluice_core::{Lane, backend::Backend, cost::CostModel};
-use sluice_inference::{
-    CpuComparer, CpuOptions, CudaComparer, CudaError, HubSettings, LoadError, LoadedModel, ModelError, ModelInfo,
-    Progress, Resolver, Source, SourceError,
-};
+use sluice_core::{Lane, cost::CostModel};
+use sluice_inference::{CudaError, HubSettings, LoadError, ModelError, Progress, SourceError};
 use sluice_proto::{
     FILE_DESCRIPTOR_SET,
     model::v1::{encode_service_server::EncodeServiceServer, model_service_server::ModelServiceServer},
@@ -25,12 +21,13 @@ use tokio::{net::TcpListener, sync::watch};
 use crate::{
     ServerConfig,
     cached::CachedEngine,
-    config::{Device, ModelConfig, PolicyName},
+    config::PolicyName,
     cost_file,
-    engine::{Backends, Clock, Engine, EngineConfig, EngineError, permit::Permits, tokenizer_pool::TokenizerPool},
+    engine::{Clock, Engine, EngineConfig, EngineError, permit::Permits, tokenizer_pool::TokenizerPool},
     grpc::{App, AppParts, Warm},
     metrics as counted,
     models::Models,
+    placement::{Placed, Placement},
     prepare::Preparer,
     store::{Store, StoreError},
     tenants::Tenants,
@@ -49,13 +46,6 @@ pub const SERVICES: [&str; 4] = [
 const QUEUED_UNITS_MAX: usize = 4_000_000;
 /// Requests looked at whose next unit does not fit a batch any more.
 const LOOK_AHEAD_REQUESTS_MAX: usize = 64;
-/// Tokens of a batch on the CPU where none are configured: enough for the matrix products to run at full
-/// speed, little enough that a newcomer does not wait long for the batch before it.
-const CPU_BATCH_TOKENS: u32 = 1024;
-/// Sequences of a batch: bounds what a batch of very short texts costs beside its tokens.
-const BATCH_SEQUENCES_MAX: u32 = 256;
-/// The device that is used, as CUDA_VISIBLE_DEVICES counts them.
-const CUDA_ORDINAL: usize = 0;
 
 /// What a server needs from the machine it runs on; `main` reads it once.
 #[derive(Clone)]
@@ -117,8 +107,22 @@ pub enum ServerError {
     #[error("comparing token vectors: {0}")]
     Comparer(#[source] LoadError),
     /// A CUDA device was asked for, and cannot be used.
-    #[error("device = \"cuda\": {0}")]
+    #[error("device: {0}")]
     Cuda(#[from] CudaError),
+    /// Several CUDA devices were asked for, and are not alike.
+    #[error("device: {one} and {other} do not compute the same bits; name devices that are alike")]
+    DevicesDiffer {
+        /// The first one's name.
+        one: String,
+        /// Another's.
+        other: String,
+    },
+    /// A model is not the same on each device.
+    #[error("model {name:?} is not the same on every device")]
+    ModelsDiffer {
+        /// Its name.
+        name: String,
+    },
     /// A model takes sequences longer than a batch may be.
     #[error("model {name:?} takes {tokens_max} tokens, more than a batch of {batch_tokens_max}")]
     BatchTooSmall {
@@ -228,14 +232,15 @@ impl Server {
             .serve_with_incoming_shutdown(config.grpc.incoming(listener), drain.stopping());
         let warm_up = async {
             let warm = load(&config, &machine, permits, clock).await?;
-            let mut device_up = warm.engine.device_up();
+            let mut devices_up = warm.engine.devices_up();
             app.warm_up(warm);
             serving.send_replace(true);
             tracing::info!(%listen, metrics_listen = metrics_listen.map(tracing::field::display), "serving");
             loop {
-                let up = *device_up.borrow_and_update();
-                health.set_serving(up && !drain.is_draining());
-                if device_up.changed().await.is_err() {
+                let up = *devices_up.borrow_and_update();
+                counted::devices_up(up);
+                health.set_serving(up > 0 && !drain.is_draining());
+                if devices_up.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
             }
@@ -261,17 +266,17 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
 
 /// Opens the token store and loads every model on a thread of its own, starts the engine and runs each model's first batch.
 async fn load(config: &ServerConfig, machine: &Machine, permits: Permits, clock: Clock) -> Result<Warm, ServerError> {
-    let (loaded, store) = {
+    let (Placed { models, devices }, store) = {
         let (config, machine) = (config.clone(), machine.clone());
         let loading = tokio::task::spawn_blocking(move || {
             // A store that cannot be used is said before a model is fetched.
             let store = config.token_store.dir.as_ref().map(|dir| Store::open(dir, &config.token_store)).transpose()?;
-            Ok::<_, ServerError>((load_models(&config, &machine)?, store))
+            // And a device that is asked for and not there.
+            let placement = Placement::settle(&config)?;
+            Ok::<_, ServerError>((placement.load(&machine)?, store))
         });
         loading.await.map_err(|error| ServerError::Thread(std::io::Error::other(error)))??
     };
-    let (models, backends) = Models::split(loaded);
-    let backends = Backends { models: backends, vectors: comparer(config)? };
     let engine_config = EngineConfig {
         batch_tokens_max: Some(config.scheduler.batch_tokens_max).filter(|max| *max > 0),
         queued_units_max: QUEUED_UNITS_MAX,
@@ -280,7 +285,7 @@ async fn load(config: &ServerConfig, machine: &Machine, permits: Permits, clock:
         cost: known_costs(config, &models),
     };
     let known: Vec<Lane> = engine_config.cost.lanes().collect();
-    for ((_, model), backend) in models.iter().zip(&backends.models) {
+    for ((_, model), backend) in models.iter().zip(&devices[0].models) {
         let batch_tokens_max =
             engine_config.batch_tokens_max.unwrap_or(u32::MAX).min(backend.limits().batch_tokens_max);
         if model.tokens_max() > batch_tokens_max as usize {
@@ -288,7 +293,7 @@ async fn load(config: &ServerConfig, machine: &Machine, permits: Permits, clock:
             return Err(ServerError::BatchTooSmall { name, tokens_max, batch_tokens_max });
         }
     }
-    let engine = Engine::start(backends, engine_config, permits.clone(), clock).map_err(ServerError::Thread)?;
+    let engine = Engine::start(devices, engine_config, permits.clone(), clock).map_err(ServerError::Thread)?;
     warm_up::warm_up(&engine, &permits, &models, config.scheduler.calibration_max, |lane| known.contains(&lane))
         .await
         .map_err(|(name, source)| ServerError::WarmUp { name, source })?;
@@ -307,53 +312,4 @@ fn known_costs(config: &ServerConfig, models: &Models) -> CostModel {
         tracing::warn!(path = %path.display(), %error, "costs are measured anew");
         CostModel::default()
     })
-}
-
-/// What compares token vectors: a CUDA device where there is a usable one, else the processor.
-fn comparer(config: &ServerConfig) -> Result<Box<dyn Backend>, ServerError> {
-    let cache_bytes = usize::try_from(config.token_store.device_cache_bytes_max).unwrap_or(usize::MAX);
-    let cpu = || CpuComparer::new(BATCH_SEQUENCES_MAX, config.compute_threads).map_err(ServerError::Comparer);
-    let cuda = |cpu| CudaComparer::open(CUDA_ORDINAL, cache_bytes, cpu);
-    match config.device {
-        Device::Cpu => {}
-        Device::Cuda => return Ok(Box::new(cuda(cpu()?)?)),
-        Device::Auto => match cuda(cpu()?) {
-            Ok(comparer) => {
-                tracing::info!("token vectors are compared on the CUDA device");
-                return Ok(Box::new(comparer));
-            }
-            Err(reason) => tracing::info!(%reason, "no CUDA device is used"),
-        },
-    }
-    Ok(Box::new(cpu()?))
-}
-
-fn load_models(config: &ServerConfig, machine: &Machine) -> Result<Vec<(String, LoadedModel)>, ServerError> {
-    let cache = config.cache_dir.clone().unwrap_or_else(|| machine.cache_dir.clone());
-    let resolver = Resolver::new(cache, Arc::clone(&machine.progress)).with_hub(machine.hub.clone());
-    let batch_tokens_max = Some(config.scheduler.batch_tokens_max).filter(|max| *max > 0).unwrap_or(CPU_BATCH_TOKENS);
-    let options = CpuOptions {
-        engine: config.backend.engine(),
-        precision: config.precision.into(),
-        threads: config.compute_threads,
-        ..CpuOptions::new(batch_tokens_max, BATCH_SEQUENCES_MAX)
-    };
-    let mut loaded = Vec::new();
-    for ModelConfig { name, source: from } in config.models() {
-        let source: Source = from.parse()?;
-        let model = sluice_inference::load(&source, &resolver, &options).map_err(|source| ServerError::Model {
-            name: name.clone(),
-            from,
-            source: Box::new(source),
-        })?;
-        let ModelInfo { digest, architecture, backend, max_tokens, .. } = &model.info;
-        tracing::info!(model = name, %source, digest, architecture, backend, max_tokens, "model loaded");
-        counted::model(vec![
-            Label::new("model", name.clone()),
-            Label::new("digest", digest.clone()),
-            Label::new("backend", *backend),
-        ]);
-        loaded.push((name, model));
-    }
-    Ok(loaded)
 }

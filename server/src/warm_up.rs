@@ -30,7 +30,7 @@ const SHAPES: [(usize, usize); 7] = [(16, 1), (128, 4), (16, 24), (64, 8), (256,
 /// Rows of a query, and rows and number of the documents compared with it.
 const COMPARISONS: [(usize, usize, usize); 4] = [(12, 64, 16), (32, 180, 64), (32, 64, 1), (12, 180, 128)];
 
-/// Runs each model's first batch, then batches of several shapes until `time` is over for each model. Lanes that `known`
+/// Runs each model's first batch on every device, then batches of several shapes until `time` is over for each model. Lanes that `known`
 /// names are known well enough.
 ///
 /// # Errors
@@ -45,7 +45,11 @@ pub async fn warm_up(
     for (index, model) in models.iter() {
         let failed = |error| (model.name.clone(), error);
         let lane = Lane { model: index, operation: model.default_method().operation() };
-        run(engine, permits, lane, sequences(model, lane.operation, 0, 1)).await.map_err(failed)?;
+        // Idle devices take turns, so each of them gets one.
+        let devices = *engine.devices_up().borrow();
+        for _ in 0..devices {
+            run(engine, permits, lane, sequences(model, lane.operation, 0, 1)).await.map_err(failed)?;
+        }
         if model.info.backend == "scripted" {
             continue;
         }

@@ -45,6 +45,7 @@ fn everything_set() -> ServerConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 1)),
         metrics_listen: Some(SocketAddr::from(([127, 0, 0, 1], 2))),
         device: Device::Cpu,
+        device_memory_bytes_max: 1,
         backend: CpuBackend::Cpu,
         precision: Precision::Int8,
         compute_threads: 1,
@@ -111,4 +112,26 @@ fn each_key_has_a_comment_of_its_own() {
     let without: Vec<&str> =
         (0..lines.len()).filter(|&at| key(lines[at]).is_some() && !explained(at)).map(|at| lines[at]).collect();
     assert_eq!(without, Vec::<&str>::new(), "settings with no comment right above them");
+}
+
+#[test]
+fn what_the_processor_alone_does_is_not_asked_of_a_cuda_device() {
+    let check = |text: &str, expected: Result<(), &str>| {
+        let found = load(text.to_owned()).map(drop).map_err(|faults| faults.to_string());
+        match (&found, expected) {
+            (Ok(()), Ok(())) => {}
+            (Err(found), Err(begin)) if found.contains(begin) => {}
+            _ => panic!("{text:?}: {found:?}, expected {expected:?}"),
+        }
+    };
+    for device in ["cuda", "cuda:1", "cuda:0,1", "cuda:all"] {
+        let device = format!("device = \"{device}\"\n");
+        check(&device, Ok(()));
+        check(&format!("{device}backend = \"candle\"\n"), Err("backend: candle computes on the processor"));
+        check(&format!("{device}precision = \"int8\"\n"), Err("precision: is the processor's"));
+    }
+    for device in ["auto", "cpu"] {
+        check(&format!("device = \"{device}\"\nbackend = \"candle\"\n"), Ok(()));
+        check(&format!("device = \"{device}\"\nprecision = \"int8\"\n"), Ok(()));
+    }
 }

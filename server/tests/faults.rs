@@ -8,6 +8,7 @@
 //! | panic, as the batch is taken or computed | answered | answered | answered |
 //! | every batch fails | `INTERNAL` | `INTERNAL` | `INTERNAL` |
 //! | device lost | `UNAVAILABLE` (`DEVICE_LOST`), with a time to come back | the same | answered |
+//! | one of two devices lost | answered | answered | answered |
 //! | SIGTERM under load | answered, or `UNAVAILABLE` (`DRAINING`) | | connection refused |
 //! | SIGKILL under load | `UNAVAILABLE`, from the transport | | connection refused |
 //!
@@ -27,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{TestServer, child, child::ServerProcess, query, reason, request};
+use common::{TestServer, child, child::ServerProcess, ledger::Counts, query, reason, request};
 use sluice_proto::rerank::v1::{
     RerankManyRequest, RerankRequest, rerank_many_response::Outcome, rerank_service_client::RerankServiceClient,
 };
@@ -115,6 +116,35 @@ async fn every_client_sees_what_the_table_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What the device was computing goes to the other one, and the server goes on serving.
+#[tokio::test]
+async fn one_of_two_devices_lost_costs_nobody_an_answer() {
+    for (device, when) in [(0, "collect"), (1, "collect"), (0, "submit"), (1, "submit")] {
+        let fault = format!("[[fault]]\nat_batch = 4\ndevice = {device}\nkind = \"device_lost\"\nwhen = \"{when}\"\n");
+        // 20 batches of two requests, and each device takes its turn.
+        let batches = "batch_sequences_max = 6\nservice_time.per_batch = \"5ms\"";
+        let script = format!("max_tokens = 64\ndevices = 2\n{batches}\n{fault}");
+        let server =
+            TestServer::scripted(&script, |config| config.metrics_listen = Some(([127, 0, 0, 1], 0).into())).await;
+        let before = Counts::of(&server).await;
+        let channel = server.channel().await;
+        let mut calls = JoinSet::new();
+        for call in 0..40 {
+            let (channel, text) = (channel.clone(), format!("red {call}"));
+            calls.spawn(async move { ask(channel, request("red", &[&text, "red sand", "blue"])).await });
+        }
+        while let Some(answer) = tokio::time::timeout(child::PATIENCE, calls.join_next()).await.expect("nobody hangs") {
+            assert_eq!(seen(&answer.expect("no panic"), 3), "OK", "device {device} in {when}");
+        }
+        assert!(server.serving("").await);
+        // Nobody else in this process has two devices.
+        let after = Counts::of(&server).await;
+        let moved = |counts: &Counts| counts.sum("sluice_moved_batches_total");
+        assert_eq!(moved(&after) - moved(&before), 1.0, "device {device} had its fourth batch in {when}");
+        server.stop().await.expect("a clean end");
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ mod cache;
 #[path = "wire/cascade.rs"]
 mod cascade;
 mod common;
+#[path = "wire/devices.rs"]
+mod devices;
 #[path = "wire/encoding.rs"]
 mod encoding;
 #[path = "wire/explain.rs"]

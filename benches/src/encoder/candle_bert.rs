@@ -62,8 +62,7 @@ impl CandleBert {
     /// # Errors
     /// If it fails.
     pub fn best_batch(&self, method: Method, request: &Request) -> anyhow::Result<usize> {
-        // A round of one is enough: its sizes differ by more than the machine drifts.
-        fastest(&BATCH_SIZES, 1, |batch| Ok(self.contender(method, batch).rerank(request)?.total))
+        fastest(&BATCH_SIZES, |batch| Ok(self.contender(method, batch).rerank(request)?.total))
     }
 
     /// As a contender with one batch size.

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, thread, time::Duration};
 use anyhow::{Context, bail};
 use sluice_core::{
     Lane, ModelIndex, Operation, RequestId, UnitId,
-    backend::BatchOutput,
+    backend::{Backend, BatchOutput},
     batch::{PackedBatch, QueryVectors, Role, Sequence},
 };
 use sluice_inference::{CpuOptions, LoadedModel, TextEncoder, load_folder};
@@ -33,7 +33,24 @@ impl InProcess {
         clock: fn() -> Duration,
     ) -> anyhow::Result<Self> {
         let model = load_folder(folder, String::new(), folder.display().to_string(), options)?;
-        Ok(Self { name, model, threads: options.threads, clock })
+        Ok(Self::of(name, model, options.threads, clock))
+    }
+
+    /// A model that is loaded, for which so many threads tokenize.
+    #[must_use]
+    pub fn of(name: &'static str, model: LoadedModel, threads: usize, clock: fn() -> Duration) -> Self {
+        Self { name, model, threads, clock }
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &LoadedModel {
+        &self.model
+    }
+
+    /// What computes it.
+    pub fn backend(&mut self) -> &mut dyn Backend {
+        &mut *self.model.backend
     }
 
     /// What computes it, and how large its batches are, for the report.
@@ -58,7 +75,7 @@ impl InProcess {
     }
 
     /// As a contender for one method.
-    pub(super) fn contender(&mut self, method: Method) -> impl Contender + '_ {
+    pub(crate) fn contender(&mut self, method: Method) -> impl Contender + '_ {
         Scoring { engine: self, method }
     }
 

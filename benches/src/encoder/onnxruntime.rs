@@ -44,8 +44,6 @@ impl Precision {
     }
 }
 
-/// Rounds over them: a size counts with its fastest round.
-const BATCH_SIZE_ROUNDS: usize = 2;
 /// What ONNX Runtime makes of a BERT when it recognises one. Without them it would be half as good a rival.
 const FUSED: [&str; 3] = ["Attention", "SkipLayerNormalization", "BiasGelu"];
 
@@ -109,9 +107,7 @@ impl OnnxRuntime {
     /// # Errors
     /// If it fails.
     pub fn best_batch(&self, precision: Precision, method: Method, request: &Request) -> anyhow::Result<usize> {
-        fastest(&BATCH_SIZES, BATCH_SIZE_ROUNDS, |batch| {
-            Ok(self.contender(precision, method, batch).rerank(request)?.total)
-        })
+        fastest(&BATCH_SIZES, |batch| Ok(self.contender(precision, method, batch).rerank(request)?.total))
     }
 
     /// As a contender with one batch size.

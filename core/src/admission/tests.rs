@@ -1,3 +1,5 @@
+use std::num::NonZero;
+
 use super::*;
 use crate::{
     ModelIndex, Operation, RequestId, Unit, UnitId,
@@ -28,6 +30,7 @@ fn scheduler() -> Scheduler {
     let config = SchedulerConfig {
         batch_tokens_max: 1_000,
         batch_sequences_max: 100,
+        devices: NonZero::<u16>::MIN,
         in_flight_batches_max: 1,
         queued_units_max: 100_000,
         look_ahead_requests_max: 8,
@@ -42,7 +45,7 @@ fn busy(class: Priority, tenant: u16, ms: u32) -> Scheduler {
     for index in 0..ms {
         let id = UnitId { request: RequestId(1), index };
         let (tenant, deadline) = (TenantId(tenant), Time::MAX);
-        let unit = Unit { id, lane: LANE, class, tenant, worth: Worth::Whole, tokens: 1, deadline };
+        let unit = Unit { id, lane: LANE, class, tenant, worth: Worth::Whole, tokens: 1, deadline, leads: false };
         scheduler.enqueue(at(0), unit).expect("room");
     }
     assert_eq!(scheduler.take_expired(at(0)), []);

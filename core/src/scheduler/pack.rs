@@ -1,6 +1,8 @@
 //! One batch, filled in the order of the policy.
 
-use super::{BatchId, BatchShape, InFlight, Plan, RequestId, Scheduler, Time, UnitId, Waiting, Worth, duration};
+use super::{
+    BatchId, BatchShape, DeviceIndex, InFlight, Plan, RequestId, Scheduler, Time, UnitId, Waiting, Worth, duration,
+};
 use crate::{Lane, cost::Coefficients, scheduler::policy::BatchBudget};
 
 /// A request's turn ends after this part of a batch's duration, so that classes share batches too.
@@ -12,6 +14,7 @@ const RESERVE: f64 = 0.1;
 
 /// A batch while it is filled.
 struct Draft {
+    device: DeviceIndex,
     lane: Lane,
     coefficients: Coefficients,
     budget: BatchBudget,
@@ -28,6 +31,8 @@ struct Draft {
     shape: BatchShape,
     tokens: u32,
     units: Vec<UnitId>,
+    /// Requests of which a unit leads the others, once for each.
+    leading: Vec<RequestId>,
 }
 
 impl Draft {
@@ -77,8 +82,10 @@ impl Draft {
 }
 
 impl Scheduler {
-    pub(super) fn pack(&mut self, now: Time) -> Option<Plan> {
+    pub(super) fn pack(&mut self, now: Time, device: DeviceIndex) -> Option<Plan> {
         let mut draft = None;
+        // What has to run on another device: no more than units are in flight there, so the look-ahead need not count it.
+        let mut bound_elsewhere = Vec::new();
         // What was looked at and gave nothing; set aside so that the next in order is seen.
         let mut aside = Vec::new();
         // Of those, the first that is in time only if predictions err. Under overload such requests are always at hand,
@@ -88,17 +95,26 @@ impl Scheduler {
             && draft.as_ref().is_none_or(|draft: &Draft| !draft.is_full())
         {
             let Some(id) = self.order.first(now) else { break };
-            if self.is_late(now, &self.waiting[&id]) {
+            if self.is_late(now, id, &self.waiting[&id]) {
                 self.mark_late(id);
                 continue;
             }
-            if self.is_doubtful(now, &self.waiting[&id]) {
+            if !self.devices.may_take(device, id) {
                 self.set_aside(id);
-                aside.push(id);
-                doubtful.get_or_insert(id);
+                bound_elsewhere.push(id);
                 continue;
             }
-            let draft = draft.get_or_insert_with(|| self.draft(now, id));
+            // Another device may be in time, once it has a slot.
+            let late_here = self.devices.several() && self.is_late_on(device, now, &self.waiting[&id]);
+            if late_here || self.is_doubtful(device, now, &self.waiting[&id]) {
+                self.set_aside(id);
+                aside.push(id);
+                if !late_here {
+                    doubtful.get_or_insert(id);
+                }
+                continue;
+            }
+            let draft = draft.get_or_insert_with(|| self.draft(device, now, id));
             let packed = self.take_turn(draft, id);
             if packed == 0 {
                 self.set_aside(id);
@@ -110,14 +126,14 @@ impl Scheduler {
         if draft.is_none()
             && let Some(id) = doubtful
         {
-            let mut last = self.draft(now, id);
+            let mut last = self.draft(device, now, id);
             let whole = self.waiting[&id].worth == Worth::Whole;
             while self.take_turn(&mut last, id) > 0 && whole && self.waiting.contains_key(&id) {}
             self.rank(now, id);
             aside.retain(|other| *other != id);
             draft = Some(last);
         }
-        for id in aside {
+        for id in aside.into_iter().chain(bound_elsewhere) {
             let waiting = &self.waiting[&id];
             if let Some(standing) = waiting.standing {
                 self.order.offer(waiting.place, id, standing);
@@ -127,35 +143,37 @@ impl Scheduler {
     }
 
     /// Whether a request would be late by the full prediction. One that has not begun needs a reserve.
-    fn is_doubtful(&self, now: Time, waiting: &Waiting) -> bool {
+    fn is_doubtful(&self, device: DeviceIndex, now: Time, waiting: &Waiting) -> bool {
         let Some(standing) = waiting.standing.filter(|_| self.fair().is_some() && waiting.deadline != Time::MAX) else {
             return false;
         };
         let needed = match (waiting.worth, waiting.units.front()) {
             (Worth::Parts, Some(unit)) => self.cost.coefficients(unit.lane).seconds(BatchShape::of(unit.tokens)),
-            _ => standing.remaining,
+            _ => standing.remaining / self.devices.parallel(waiting.units.len()),
         };
         let reserve = if waiting.served > 0.0 { 0.0 } else { RESERVE * needed };
-        self.device_free(now, |_| 1.0) + duration(needed + reserve) > waiting.deadline
+        self.devices.free_at(device, now, |_| 1.0) + duration(needed + reserve) > waiting.deadline
     }
 
     /// An empty batch of the lane of a request's first unit.
-    fn draft(&self, now: Time, id: RequestId) -> Draft {
+    fn draft(&self, device: DeviceIndex, now: Time, id: RequestId) -> Draft {
         let lane = self.waiting[&id].units[0].lane;
         let coefficients = self.cost.coefficients(lane);
         let fixed = coefficients.batch;
         Draft {
+            device,
             lane,
             coefficients,
             budget: self.budget(lane),
             seconds_max: self.fair().map_or(f64::INFINITY, |fair| fair.batch_seconds(fixed)),
             shared_seconds_max: self.fair().map_or(f64::INFINITY, |fair| fair.shared_seconds(fixed)),
             ends_one: false,
-            start: self.device_free(now, |_| 1.0),
+            start: self.devices.free_at(device, now, |_| 1.0),
             deadline: Time::MAX,
             shape: BatchShape::default(),
             tokens: 0,
             units: Vec::new(),
+            leading: Vec::new(),
         }
     }
 
@@ -176,6 +194,9 @@ impl Scheduler {
             }
             waiting.units.pop_front();
             seconds += draft.push(UnitId { request: id, index: unit.index }, unit.tokens);
+            if unit.leads && draft.leading.last() != Some(&id) {
+                draft.leading.push(id);
+            }
             shape += BatchShape::of(unit.tokens);
             tokens += u64::from(unit.tokens);
             packed += 1;
@@ -221,13 +242,13 @@ impl Scheduler {
     }
 
     fn launch(&mut self, now: Time, draft: Draft) -> Plan {
-        let Draft { lane, coefficients, shape, tokens, units, .. } = draft;
+        let Draft { device, lane, coefficients, shape, tokens, units, leading, .. } = draft;
         let batch = BatchId(self.batches);
         self.batches += 1;
         let predicted = coefficients.seconds(shape);
         // First come, first served predicts nothing.
         let confidence = self.fair().map_or(0.0, |_| self.cost.confidence(now, lane));
-        self.in_flight.insert(batch, InFlight { lane, shape, dispatched: now, predicted, confidence });
-        Plan { batch, lane, units, tokens, shape, predicted: duration(predicted) }
+        self.devices.dispatch(batch, InFlight { device, lane, shape, dispatched: now, predicted, confidence, leading });
+        Plan { batch, device, lane, units, tokens, shape, predicted: duration(predicted) }
     }
 }

@@ -1,6 +1,6 @@
 //! Bounds of a scheduler, and in which order it serves.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZero, time::Duration};
 
 use crate::{Priority, TenantId};
 
@@ -11,7 +11,9 @@ pub struct SchedulerConfig {
     pub batch_tokens_max: u32,
     /// Sequences of one batch.
     pub batch_sequences_max: u32,
-    /// Batches dispatched and not completed.
+    /// Devices, each of which can compute any batch.
+    pub devices: NonZero<u16>,
+    /// Batches dispatched to one device and not completed.
     pub in_flight_batches_max: u32,
     /// Units that wait; more are refused. Bounds the scheduler's memory.
     pub queued_units_max: usize,

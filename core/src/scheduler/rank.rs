@@ -1,7 +1,7 @@
 //! Where a request stands by what is known now, and when it is too late for it.
 
 use super::{
-    BatchShape, InFlight, RequestId, Scheduler, Time, Waiting, Worth, duration, order::Standing, shared::Virtual,
+    BatchShape, DeviceIndex, RequestId, Scheduler, Time, Waiting, Worth, duration, order::Standing, shared::Virtual,
 };
 
 impl Scheduler {
@@ -37,12 +37,14 @@ impl Scheduler {
             // Its whole work, served or not: one that became less urgent by being served would take turns with the
             // next, and both be late. Besides, a batch chosen at the last moment may be delayed by one in flight.
             Worth::Whole => {
-                let reserve = duration(waiting.served + remaining).saturating_add(fair.batch_duration_max * 2);
+                let work = (waiting.served + remaining) / self.devices.parallel(waiting.units.len());
+                let reserve = duration(work).saturating_add(fair.batch_duration_max * 2);
                 (remaining, waiting.deadline - reserve)
             }
             // Its deadline bounds its work. It is in time with whatever it has got.
             Worth::Parts => {
-                let most = waiting.deadline.since(waiting.arrived).as_secs_f64() - waiting.served;
+                let time = waiting.deadline.since(waiting.arrived).as_secs_f64();
+                let most = time * self.devices.parallel(waiting.units.len()) - waiting.served;
                 (remaining.min(most.max(0.0)), Time::MAX)
             }
         };
@@ -58,22 +60,22 @@ impl Scheduler {
         }
         let sure = |lane, shape| self.cost.confidence(now, lane) * self.cost.coefficients(lane).seconds(shape);
         let needed = match waiting.worth {
-            Worth::Whole => waiting.remaining.lanes().map(|(lane, shape)| sure(lane, shape)).sum(),
+            Worth::Whole => {
+                let all: f64 = waiting.remaining.lanes().map(|(lane, shape)| sure(lane, shape)).sum();
+                all / self.devices.parallel(waiting.units.len())
+            }
             Worth::Parts => waiting.units.front().map_or(0.0, |unit| sure(unit.lane, BatchShape::of(unit.tokens))),
         };
         waiting.deadline - duration(needed)
     }
 
-    pub(super) fn is_late(&self, now: Time, waiting: &Waiting) -> bool {
-        self.device_free(now, |batch| batch.confidence) >= self.latest_start(now, waiting)
+    /// Whether it is too late for a request wherever it might run.
+    pub(super) fn is_late(&self, now: Time, id: RequestId, waiting: &Waiting) -> bool {
+        self.devices.earliest_free(now, id, |batch| batch.confidence) >= self.latest_start(now, waiting)
     }
 
-    /// When the batches in flight will be done, by as much of each prediction as `part` says.
-    pub(super) fn device_free(&self, now: Time, part: impl Fn(&InFlight) -> f64) -> Time {
-        let mut free = Time::ZERO;
-        for batch in self.in_flight.values() {
-            free = free.max(batch.dispatched) + duration(batch.predicted * part(batch));
-        }
-        free.max(now)
+    /// Whether it is on one device.
+    pub(super) fn is_late_on(&self, device: DeviceIndex, now: Time, waiting: &Waiting) -> bool {
+        self.devices.free_at(device, now, |batch| batch.confidence) >= self.latest_start(now, waiting)
     }
 }

@@ -1,3 +1,5 @@
+use std::num::NonZero;
+
 use super::*;
 use crate::{ModelIndex, Operation, cost::Coefficients};
 
@@ -5,6 +7,7 @@ fn config() -> SchedulerConfig {
     SchedulerConfig {
         batch_tokens_max: 100,
         batch_sequences_max: 4,
+        devices: NonZero::<u16>::MIN,
         in_flight_batches_max: 1,
         queued_units_max: 16,
         look_ahead_requests_max: 2,
@@ -36,6 +39,7 @@ fn unit(request: u64, index: u32, tokens: u32, deadline_ms: u64) -> Unit {
         worth: Worth::Whole,
         tokens,
         deadline: at(deadline_ms),
+        leads: false,
     }
 }
 
@@ -282,4 +286,106 @@ fn a_prediction_counts_what_runs_and_what_waits() {
     assert_eq!(forecast.class_backlog(Priority::Standard), Duration::from_millis(8));
     assert_eq!(scheduler.predict_completion(at(0), &ask), at(76));
     assert_eq!(forecast.predict(at(20), &ask).completion, Duration::from_millis(56), "20 of it are over");
+}
+
+/// Several devices, of which each takes so many batches at a time.
+fn several(devices: u16, in_flight_batches_max: u32) -> Scheduler {
+    let devices = NonZero::new(devices).expect("at least one");
+    measured(SchedulerConfig { devices, in_flight_batches_max, ..config() })
+}
+
+/// `(device, requests)` of everything that is dispatched at a time.
+fn spread(scheduler: &mut Scheduler, now: Time) -> Vec<(u16, Vec<u64>, BatchId)> {
+    let mut batches = Vec::new();
+    while let Decision::Dispatch(plan) = scheduler.next(now) {
+        batches.push((plan.device.0, plan.units.iter().map(|id| id.request.0).collect(), plan.batch));
+    }
+    batches
+}
+
+fn places(batches: &[(u16, Vec<u64>, BatchId)]) -> Vec<(u16, Vec<u64>)> {
+    batches.iter().map(|(device, requests, _)| (*device, requests.clone())).collect()
+}
+
+#[test]
+fn the_device_that_is_free_first_is_next_and_equals_take_turns() {
+    let mut scheduler = several(3, 1);
+    for request in 1..=5 {
+        // A batch of its own for each.
+        scheduler.enqueue(at(0), unit(request, 0, 80 + request as u32, 60_000)).expect("room");
+    }
+    let first = spread(&mut scheduler, at(0));
+    assert_eq!(places(&first), [(0, vec![1]), (1, vec![2]), (2, vec![3])], "a slot of each");
+    assert_eq!(scheduler.in_flight(), 3);
+    assert!(scheduler.complete(at(80), first[1].2, Duration::from_millis(80)));
+    assert_eq!(places(&spread(&mut scheduler, at(80))), [(1, vec![4])]);
+    for (_, _, batch) in [&first[0], &first[2]] {
+        assert!(scheduler.complete(at(81), *batch, Duration::from_millis(81)));
+    }
+    assert_eq!(places(&spread(&mut scheduler, at(81))), [(0, vec![5])], "that was served longer ago than the third");
+    scheduler.enqueue(at(82), unit(6, 0, 80, 60_000)).expect("room");
+    assert_eq!(places(&spread(&mut scheduler, at(82))), [(2, vec![6])], "idle before it was busy");
+}
+
+#[test]
+fn who_needs_a_unit_in_flight_runs_on_its_device() {
+    let mut scheduler = several(2, 1);
+    scheduler.enqueue(at(0), Unit { leads: true, ..unit(1, 0, 90, 60_000) }).expect("room");
+    scheduler.enqueue(at(0), unit(1, 1, 90, 60_000)).expect("room");
+    let first = spread(&mut scheduler, at(0));
+    assert_eq!(places(&first), [(0, vec![1])], "the other device is free, and not for this");
+    assert_eq!(scheduler.bound_to(RequestId(1)), Some(DeviceIndex(0)));
+    scheduler.enqueue(at(1), unit(2, 0, 90, 60_000)).expect("room");
+    assert_eq!(places(&spread(&mut scheduler, at(1))), [(1, vec![2])], "others pass it by");
+    assert!(scheduler.complete(at(90), first[0].2, Duration::from_millis(90)));
+    assert_eq!(scheduler.bound_to(RequestId(1)), None);
+    assert_eq!(places(&spread(&mut scheduler, at(90))), [(0, vec![1])]);
+}
+
+#[test]
+fn a_lost_device_gets_nothing_and_what_was_there_moves_with_what_needs_it() {
+    let mut scheduler = several(2, 1);
+    scheduler.enqueue(at(0), Unit { leads: true, ..unit(1, 0, 90, 60_000) }).expect("room");
+    scheduler.enqueue(at(0), unit(1, 1, 90, 60_000)).expect("room");
+    let (_, _, batch) = spread(&mut scheduler, at(0))[0];
+    scheduler.set_up(DeviceIndex(0), false);
+    assert_eq!(scheduler.first_free(at(1)), Some(DeviceIndex(1)));
+    assert!(scheduler.reassign(batch, DeviceIndex(1)));
+    assert_eq!(scheduler.bound_to(RequestId(1)), Some(DeviceIndex(1)));
+    assert_eq!(spread(&mut scheduler, at(1)), [], "one device has no slot, the other is lost");
+    assert!(scheduler.abandon(batch));
+    assert_eq!(places(&spread(&mut scheduler, at(90))), [(1, vec![1])]);
+    scheduler.set_up(DeviceIndex(1), false);
+    assert_eq!(scheduler.first_free(at(91)), None);
+    scheduler.set_up(DeviceIndex(0), true);
+    scheduler.enqueue(at(91), unit(2, 0, 90, 60_000)).expect("room");
+    assert_eq!(places(&spread(&mut scheduler, at(91))), [(0, vec![2])]);
+    assert!(!scheduler.reassign(BatchId(99), DeviceIndex(0)), "what is not in flight does not move");
+}
+
+#[test]
+fn devices_share_a_request_and_a_prediction() {
+    let ask = |units| Ask {
+        class: Priority::Standard,
+        tenant: TenantId(0),
+        work: vec![(lane(Operation::CrossEncode), BatchShape::of_all((0..units).map(|_| 100)))],
+        service_max: None,
+    };
+    // A unit of a hundred tokens takes a hundred milliseconds, and is as long as a batch may be.
+    for (devices, units, expected_ms) in [(1, 1, 100), (1, 4, 400), (2, 1, 100), (2, 4, 200), (4, 4, 100), (8, 4, 100)]
+    {
+        let scheduler = several(devices, 1);
+        let predicted = scheduler.forecast(at(0)).predict(at(0), &ask(units));
+        let ms = predicted.completion.as_secs_f64() * 1e3;
+        assert!((ms - f64::from(expected_ms)).abs() < 1.0, "{units} units on {devices}: {ms} ms");
+        assert_eq!(predicted.service, predicted.completion);
+    }
+    // Four of them by 250 ms: too much for one device, and not for two.
+    for (devices, dispatched) in [(1, 0), (2, 2)] {
+        let mut scheduler = several(devices, 1);
+        for index in 0..4 {
+            scheduler.enqueue(at(0), unit(1, index, 100, 250)).expect("room");
+        }
+        assert_eq!(spread(&mut scheduler, at(0)).len(), dispatched, "{devices} devices");
+    }
 }

@@ -1,6 +1,6 @@
 //! What came of a simulated workload.
 
-use std::time::Duration;
+use std::{num::NonZero, time::Duration};
 
 use crate::{
     Priority, Time,
@@ -116,25 +116,27 @@ pub struct Report {
     pub counted: Duration,
     /// By stream, in the workload's order.
     pub streams: Vec<Tally>,
-    /// Part of the counted time in which the device computed.
+    /// Part of the counted time in which the devices computed, on average.
     pub utilisation: f64,
     /// Batches that began in the counted time.
     pub batches: u64,
     /// The longest of them.
     pub batch_duration_max: Duration,
+    devices: f64,
     warm_up: Time,
     end: Time,
     names: Vec<(Class, Option<String>)>,
 }
 
 impl Report {
-    pub(super) fn new(workload: &Workload) -> Self {
+    pub(super) fn new(workload: &Workload, devices: NonZero<u16>) -> Self {
         Self {
             counted: workload.duration.saturating_sub(workload.warm_up),
             streams: vec![Tally::default(); workload.streams.len()],
             utilisation: 0.0,
             batches: 0,
             batch_duration_max: Duration::ZERO,
+            devices: f64::from(devices.get()),
             warm_up: Time::from_origin(workload.warm_up),
             end: Time::from_origin(workload.duration),
             names: workload.streams.iter().map(|stream| (stream.class, stream.tenant.clone())).collect(),
@@ -203,6 +205,7 @@ impl Report {
         }
         self.batches += 1;
         self.batch_duration_max = self.batch_duration_max.max(takes);
-        self.utilisation += takes.min(self.end.since(start)).as_secs_f64() / self.counted.as_secs_f64();
+        let computed = takes.min(self.end.since(start)).as_secs_f64();
+        self.utilisation += computed / self.counted.as_secs_f64() / self.devices;
     }
 }

@@ -1,6 +1,6 @@
 //! The server that is simulated.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZero, time::Duration};
 
 use super::units::OPERATIONS;
 use crate::{
@@ -17,7 +17,7 @@ pub struct Setup {
     pub scheduler: SchedulerConfig,
     /// Who is refused; `None`: nobody, but for a full queue.
     pub admission: Option<AdmissionConfig>,
-    /// How long batches take.
+    /// How long batches take, on each device.
     pub device: Device,
     /// From a request's arrival until its units are queued.
     pub preparation: Duration,
@@ -70,6 +70,7 @@ impl Default for Setup {
             scheduler: SchedulerConfig {
                 batch_tokens_max: 16_384,
                 batch_sequences_max: 256,
+                devices: NonZero::<u16>::MIN,
                 in_flight_batches_max: 1,
                 queued_units_max: 1_000_000,
                 look_ahead_requests_max: 32,

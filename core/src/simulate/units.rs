@@ -22,25 +22,28 @@ const OPERATIONS_PER_TOKEN: u64 = 4_000_000;
 pub(super) struct Cost {
     pub(super) lane: Lane,
     pub(super) tokens: u32,
+    /// Whether the units behind it need its result.
+    pub(super) leads: bool,
 }
 
 /// Models are one: which one a stream asks for changes who shares a batch, not what a batch takes.
 pub(super) fn of(stream: &Stream, request: &Request) -> Vec<Cost> {
-    let cost = |operation, tokens| Cost { lane: Lane { model: ModelIndex(0), operation }, tokens };
+    let cost = |operation, tokens| Cost { lane: Lane { model: ModelIndex(0), operation }, tokens, leads: false };
     let pairs = stream.budget.and_then(|budget| budget.pairs).map_or(usize::MAX, |pairs| pairs as usize);
     let documents = request.documents.iter().take(pairs);
     let query = request.query_tokens.saturating_add(SPECIAL);
+    let query_cost = |operation| Cost { leads: operation == Operation::LateInteraction, ..cost(operation, query) };
     let compared = |tokens: u32| {
         let operations = 2 * u64::from(query) * u64::from(tokens) * DIM;
         u32::try_from(operations.div_ceil(OPERATIONS_PER_TOKEN)).unwrap_or(u32::MAX)
     };
     let sequences = |operation| {
         let documents = documents.clone().map(move |document| cost(operation, document.tokens.saturating_add(SPECIAL)));
-        std::iter::once(cost(operation, query)).chain(documents).collect()
+        std::iter::once(query_cost(operation)).chain(documents).collect()
     };
     match (&stream.content, stream.method) {
         (Content::Stored { .. }, _) => {
-            let query = std::iter::once(cost(Operation::LateInteraction, query));
+            let query = std::iter::once(query_cost(Operation::LateInteraction));
             query.chain(documents.map(|document| cost(Operation::MaxSim, compared(document.tokens)))).collect()
         }
         (Content::Vectors { .. }, _) => {
@@ -64,5 +67,14 @@ pub(super) fn unit(
     worth: Worth,
     deadline: Time,
 ) -> Unit {
-    Unit { id: UnitId { request, index }, lane: cost.lane, class, tenant, worth, tokens: cost.tokens, deadline }
+    Unit {
+        id: UnitId { request, index },
+        lane: cost.lane,
+        class,
+        tenant,
+        worth,
+        tokens: cost.tokens,
+        deadline,
+        leads: cost.leads,
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use sluice_core::{
-    RequestId, Time, Unit, UnitId, Worth,
+    DeviceIndex, RequestId, Time, Unit, UnitId, Worth,
     admission::Work,
     cost::{BatchShape, CostModel},
     scheduler::{BatchId, EnqueueError, Expired, Plan, Policy, Scheduler, SchedulerConfig},
@@ -37,6 +37,7 @@ pub(crate) struct Open {
 
 #[derive(Debug)]
 struct InFlight {
+    device: DeviceIndex,
     units: Vec<UnitId>,
     dispatched: Time,
     predicted: Duration,
@@ -63,6 +64,10 @@ pub(crate) struct Model {
     deadlines: HashMap<RequestId, Time>,
     /// Of every unit.
     tokens: HashMap<UnitId, u32>,
+    /// Units that others of their request need.
+    leads: HashSet<UnitId>,
+    /// By device.
+    up: Vec<bool>,
     in_flight: BTreeMap<BatchId, InFlight>,
     batches: HashSet<BatchId>,
 }
@@ -80,6 +85,8 @@ impl Open {
 impl Model {
     pub(crate) fn new(config: SchedulerConfig) -> Self {
         Self {
+            up: vec![true; usize::from(config.devices.get())],
+            leads: HashSet::new(),
             config,
             open: BTreeMap::new(),
             places: 0,
@@ -134,6 +141,9 @@ impl Model {
         open.waiting.push_back(unit);
         self.deadlines.insert(unit.id.request, unit.deadline);
         self.tokens.insert(unit.id, unit.tokens);
+        if unit.leads {
+            self.leads.insert(unit.id);
+        }
         self.entered_units += 1;
         Ok(())
     }
@@ -155,7 +165,8 @@ impl Model {
             self.open.iter().filter(|(_, open)| !open.waiting.is_empty()).map(|(id, _)| *id).collect();
         let mut found = expired.iter().peekable();
         for request in waiting {
-            let lateness = self.lateness(now, &self.open[&request], scheduler);
+            let start = self.earliest_free(now, request);
+            let lateness = self.lateness(now, start, &self.open[&request], scheduler);
             if let Some(expired) = found.next_if(|expired| expired.request == request) {
                 assert_ne!(lateness, Lateness::InTime, "{request:?} expires at {now:?} though it may be in time");
                 let unreachable = self.open[&request].deadline().is_some_and(|deadline| deadline > now);
@@ -172,16 +183,20 @@ impl Model {
 
     /// Returns whether a request in the batch is in time only if the batch is faster than predicted.
     pub(crate) fn dispatch(&mut self, now: Time, plan: &Plan, scheduler: &Scheduler) -> bool {
-        assert!(self.in_flight.len() < self.config.in_flight_batches_max as usize, "dispatched without a free slot");
+        let device = plan.device;
+        assert!(self.up[usize::from(device.0)], "dispatched to {device:?}, which is down");
+        assert!(self.on(device).count() < self.config.in_flight_batches_max as usize, "dispatched without a free slot");
         assert!(self.batches.insert(plan.batch), "{:?} is given twice", plan.batch);
         assert!(!plan.units.is_empty(), "a batch has units");
         let packed: HashSet<RequestId> = plan.units.iter().map(|id| id.request).collect();
         for request in &packed {
             let open = self.open.get(request).expect("only open requests have units that have not left");
-            let lateness = self.lateness(now, open, scheduler);
+            let start = self.free_at(device, now, |batch| batch.confidence);
+            let lateness = self.lateness(now, start, open, scheduler);
+            assert!(self.may_take(device, *request), "{request:?} is not where the unit is that it needs");
             assert_ne!(lateness, Lateness::Late, "{request:?} is dispatched at {now:?} and cannot be in time");
         }
-        let order = self.live(now);
+        let order = self.live(now, device);
         let (mut tokens, mut shape) = (0, BatchShape::default());
         let mut places = Vec::with_capacity(plan.units.len());
         for id in &plan.units {
@@ -218,6 +233,7 @@ impl Model {
         };
         let fair = self.config.policy != Policy::Fifo;
         let in_flight = InFlight {
+            device,
             units: plan.units.clone(),
             dispatched: now,
             predicted: plan.predicted,
@@ -240,10 +256,14 @@ impl Model {
 
     /// Nothing to dispatch, and `wake` is when the scheduler wants to be asked again.
     pub(crate) fn wait(&self, now: Time, wake: Option<Time>, scheduler: &Scheduler) {
-        if self.in_flight.len() < self.config.in_flight_batches_max as usize {
-            let mut waiting = self.open.iter().filter(|(_, open)| !open.waiting.is_empty());
-            let live = waiting.find(|(_, open)| self.lateness(now, open, scheduler) == Lateness::InTime);
-            assert_eq!(live.map(|(id, _)| id), None, "a slot stays free while a live unit waits");
+        // Of several devices one may have a slot that is free, and be late for what another is in time for.
+        let slots = if self.up.len() == 1 { self.config.in_flight_batches_max as usize } else { 1 };
+        for device in self.devices_up().filter(|device| self.on(*device).count() < slots) {
+            let start = self.free_at(device, now, |batch| batch.confidence);
+            let waiting = self.open.iter().filter(|(_, open)| !open.waiting.is_empty());
+            let mut may_run = waiting.filter(|(id, _)| self.may_take(device, **id));
+            let live = may_run.find(|(_, open)| self.lateness(now, start, open, scheduler) == Lateness::InTime);
+            assert_eq!(live.map(|(id, _)| id), None, "{device:?} has a slot free while a live unit waits");
         }
         let earliest = self.open.values().filter_map(Open::deadline).min();
         assert_eq!(wake.is_some(), earliest.is_some(), "idle exactly while nothing waits: {wake:?}, {earliest:?}");
@@ -252,8 +272,43 @@ impl Model {
 
     /// Whether something waits that cannot be in time.
     pub(crate) fn holds_late(&self, now: Time, scheduler: &Scheduler) -> bool {
-        let mut waiting = self.open.values().filter(|open| !open.waiting.is_empty());
-        waiting.any(|open| self.lateness(now, open, scheduler) == Lateness::Late)
+        let mut waiting = self.open.iter().filter(|(_, open)| !open.waiting.is_empty());
+        waiting.any(|(id, open)| self.lateness(now, self.earliest_free(now, *id), open, scheduler) == Lateness::Late)
+    }
+
+    /// Whether something waits for a device while another has a slot.
+    pub(crate) fn holds_bound(&self) -> bool {
+        let slots = self.config.in_flight_batches_max as usize;
+        let free: Vec<DeviceIndex> = self.devices_up().filter(|device| self.on(*device).count() < slots).collect();
+        let mut waiting = self.open.iter().filter(|(_, open)| !open.waiting.is_empty());
+        waiting.any(|(id, _)| free.iter().any(|device| !self.may_take(*device, *id)))
+    }
+
+    pub(crate) fn set_up(&mut self, device: DeviceIndex, up: bool) {
+        self.up[usize::from(device.0)] = up;
+    }
+
+    /// What [`Scheduler::first_free`] has chosen must be up, and free as soon as any other.
+    pub(crate) fn check_first_free(&self, now: Time, first: Option<DeviceIndex>) {
+        let free_at = |device| self.free_at(device, now, |_| 1.0);
+        let earliest = self.devices_up().map(free_at).min();
+        assert_eq!(first.is_some(), earliest.is_some(), "some device is up or none is");
+        let Some((first, earliest)) = first.zip(earliest) else { return };
+        assert!(self.up[usize::from(first.0)], "{first:?} is down");
+        assert!(free_at(first) <= earliest + Duration::from_micros(1), "{first:?} is not free first");
+    }
+
+    /// Batches in flight on a device.
+    pub(crate) fn on(&self, device: DeviceIndex) -> impl Iterator<Item = BatchId> + '_ {
+        self.in_flight.iter().filter(move |(_, batch)| batch.device == device).map(|(id, _)| *id)
+    }
+
+    pub(crate) fn device_of(&self, batch: BatchId) -> DeviceIndex {
+        self.in_flight[&batch].device
+    }
+
+    pub(crate) fn reassign(&mut self, batch: BatchId, to: DeviceIndex) {
+        self.in_flight.get_mut(&batch).expect("it is in flight").device = to;
     }
 
     pub(crate) fn assert_counts(&self, scheduler: &Scheduler) {
@@ -271,7 +326,7 @@ impl Model {
 
     /// A batch ends only where the next unit in line does not fit, or is of another lane.
     fn assert_no_room(&self, now: Time, plan: &Plan) {
-        let next = self.first_live(now).and_then(|request| self.open[&request].waiting.front());
+        let next = self.live(now, plan.device).first().copied().and_then(|request| self.open[&request].waiting.front());
         let fits = |unit: &Unit| {
             unit.lane == plan.lane
                 && plan.units.len() < self.config.batch_sequences_max as usize
@@ -291,7 +346,7 @@ impl Model {
     /// What is in a batch is in time by its prediction, but for one request that would not be by itself either: that
     /// one is tried because predictions err. Returns whether there is such a one.
     fn assert_deadlines_kept(&self, now: Time, plan: &Plan, cost: &CostModel) -> bool {
-        let start = self.device_free(now, |_| 1.0);
+        let start = self.free_at(plan.device, now, |_| 1.0);
         let end = start + plan.predicted.saturating_sub(Duration::from_micros(1));
         let requests: HashSet<RequestId> = plan.units.iter().map(|id| id.request).collect();
         let late = requests.into_iter().filter(|id| end > self.deadlines[id]);
@@ -306,7 +361,7 @@ impl Model {
         !late.is_empty()
     }
 
-    fn lateness(&self, now: Time, open: &Open, scheduler: &Scheduler) -> Lateness {
+    fn lateness(&self, now: Time, start: Time, open: &Open, scheduler: &Scheduler) -> Lateness {
         let Some(deadline) = open.deadline() else { return Lateness::InTime };
         if deadline <= now {
             return Lateness::Late;
@@ -322,8 +377,9 @@ impl Model {
         }
         let sure =
             lanes.iter().map(|(lane, shape)| cost.confidence(now, *lane) * cost.coefficients(*lane).seconds(*shape));
-        let needed = Duration::from_secs_f64(sure.sum());
-        let start = self.device_free(now, |batch| batch.confidence);
+        // What it needs may be done by several devices at a time, but for a unit.
+        let parallel = self.devices_up().count().min(units).max(1) as f64;
+        let needed = Duration::from_secs_f64(sure.sum::<f64>() / parallel);
         let close = Duration::from_micros(1);
         if start + needed + close < deadline {
             Lateness::InTime
@@ -334,18 +390,35 @@ impl Model {
         }
     }
 
-    fn device_free(&self, now: Time, part: impl Fn(&InFlight) -> f64) -> Time {
+    fn free_at(&self, device: DeviceIndex, now: Time, part: impl Fn(&InFlight) -> f64) -> Time {
         let after = |free: Time, batch: &InFlight| free.max(batch.dispatched) + batch.predicted.mul_f64(part(batch));
-        self.in_flight.values().fold(Time::ZERO, after).max(now)
+        self.in_flight.values().filter(|batch| batch.device == device).fold(Time::ZERO, after).max(now)
     }
 
-    fn first_live(&self, now: Time) -> Option<RequestId> {
-        self.live(now).first().copied()
+    /// When a request could begin, by the part of the prediction that can be relied on.
+    fn earliest_free(&self, now: Time, request: RequestId) -> Time {
+        let may_run = self.devices_up().chain(self.bound(request)).filter(|device| self.may_take(*device, request));
+        may_run.map(|device| self.free_at(device, now, |batch| batch.confidence)).min().unwrap_or(now)
     }
 
-    /// Requests that wait before their deadline, in order of arrival.
-    fn live(&self, now: Time) -> Vec<RequestId> {
+    /// Where the units are in flight that others of a request need.
+    fn bound(&self, request: RequestId) -> Option<DeviceIndex> {
+        let leads = |id: &&UnitId| id.request == request && self.leads.contains(id);
+        self.in_flight.values().find(|batch| batch.units.iter().any(|id| leads(&id))).map(|batch| batch.device)
+    }
+
+    fn may_take(&self, device: DeviceIndex, request: RequestId) -> bool {
+        self.bound(request).is_none_or(|bound| bound == device)
+    }
+
+    fn devices_up(&self) -> impl Iterator<Item = DeviceIndex> + '_ {
+        (0..).map(DeviceIndex).zip(&self.up).filter(|(_, up)| **up).map(|(device, _)| device)
+    }
+
+    /// Requests that wait before their deadline and may run on a device, in order of arrival.
+    fn live(&self, now: Time, device: DeviceIndex) -> Vec<RequestId> {
         let waiting = self.open.iter().filter(|(_, open)| open.deadline().is_some_and(|deadline| deadline > now));
+        let waiting = waiting.filter(|(id, _)| self.may_take(device, **id));
         let mut live: Vec<_> = waiting.map(|(id, open)| (open.place, *id)).collect();
         live.sort_unstable();
         live.into_iter().map(|(_, id)| id).collect()

@@ -1,6 +1,6 @@
 //! What a seed stands for: bounds, requests with their units, and how long batches take.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZero, time::Duration};
 
 use rand::{
     Rng,
@@ -65,6 +65,8 @@ pub(crate) struct Scenario {
     pub(crate) grid: Duration,
     /// Part of the batches that fail.
     pub(crate) faults: f64,
+    /// Part of the batches that lose their device, where there are several.
+    pub(crate) losses: f64,
 }
 
 /// Time that a batch takes: `fixed` and `per_token` for each of its tokens.
@@ -109,6 +111,7 @@ pub(crate) fn scenario(kind: Kind, rng: &mut StdRng) -> Scenario {
     let config = SchedulerConfig {
         batch_tokens_max: pick(rng, &[64, 512, 4_096, 4_096, 16_384]),
         batch_sequences_max: pick(rng, &[1, 8, 64, 512, 512]),
+        devices: NonZero::new(pick(rng, &[1, 1, 2, 4])).expect("at least one"),
         in_flight_batches_max: pick(rng, &[1, 2]),
         queued_units_max: pick(rng, &[150, 1_000, 100_000, 100_000]),
         look_ahead_requests_max: pick(rng, &[0, 2, 32]),
@@ -145,7 +148,8 @@ pub(crate) fn scenario(kind: Kind, rng: &mut StdRng) -> Scenario {
         })
         .collect();
     let faults = if kind == Kind::Faults { 0.3 } else { 0.02 };
-    Scenario { config, limits, requests, service, grid, faults }
+    let losses = if kind == Kind::Faults { 0.1 } else { 0.0 };
+    Scenario { config, limits, requests, service, grid, faults, losses }
 }
 
 fn policy(rng: &mut StdRng) -> Policy {
@@ -197,6 +201,7 @@ fn request(rng: &mut StdRng, habits: &Habits, id: RequestId, arrival: Time) -> R
         65..90 => rng.random_range(11..=100),
         _ => rng.random_range(101..=500),
     };
+    let leading = pick(rng, &[0, 0, 1, 1, 2]);
     let mut units: Vec<Unit> = (0..size)
         .map(|index| Unit {
             id: UnitId { request: id, index },
@@ -206,6 +211,7 @@ fn request(rng: &mut StdRng, habits: &Habits, id: RequestId, arrival: Time) -> R
             worth,
             tokens: rng.random_range(1..=habits.unit_tokens_max),
             deadline,
+            leads: index < leading,
         })
         .collect();
     if rng.random_bool(0.03) {

@@ -1,19 +1,29 @@
 //! The compute threads: one pool for all models, as many threads as the machine grants this process.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
+    hint::spin_loop,
     num::NonZero,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
 /// Threads that compute, shared by every model that was loaded for as many.
 ///
 /// A batch runs on all of them while the thread that owns the model waits; between batches they sleep, so that
-/// tokenizers and network threads have the processors.
+/// tokenizers and network threads have the processors. Within a batch they stay awake: it is a dozen stages of a few
+/// milliseconds, and waking a thread for each took 1 to 3 % of the time.
 pub(crate) struct ComputePool {
     pool: rayon::ThreadPool,
+    /// Batches of several models take turns: each then has all threads, and none waits inside another.
+    turn: Mutex<()>,
+    /// Whether a batch is being computed.
+    computing: Arc<AtomicBool>,
 }
 
 /// The pools there are, by number of threads; gone with the last model that uses one.
@@ -32,7 +42,7 @@ impl ComputePool {
         }
         let name = |index| format!("sluice-compute-{index}");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build()?;
-        let pool = Arc::new(Self { pool });
+        let pool = Arc::new(Self { pool, turn: Mutex::default(), computing: Arc::default() });
         pools.insert(threads, Arc::downgrade(&pool));
         Ok(pool)
     }
@@ -46,6 +56,99 @@ impl ComputePool {
     pub(crate) fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.pool.install(work)
     }
+
+    /// As [`install`](Self::install), with all threads awake until it is done, unless they have nothing to do for long.
+    /// Not to be called on a thread of the pool: it waits for its turn.
+    pub(crate) fn install_batch<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pool.install(|| {
+            let _owner = Awake::new();
+            self.computing.store(true, Ordering::Release);
+            let _computing = Reset(&self.computing);
+            // Nobody waits for these: a thread that comes late finds the batch done.
+            let computing = Arc::clone(&self.computing);
+            rayon::spawn_broadcast(move |_| stay_awake(&computing));
+            work()
+        })
+    }
+}
+
+/// Lowers its flag when it goes, even in a panic: somebody waits for it.
+struct Reset<'a>(&'a AtomicBool);
+
+impl Drop for Reset<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+thread_local! {
+    /// Whether this thread has a batch, or helps with whatever batch there is.
+    static AWAKE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This thread is awake while it exists.
+struct Awake {
+    before: bool,
+}
+
+impl Awake {
+    fn new() -> Self {
+        Self { before: AWAKE.replace(true) }
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        AWAKE.set(self.before);
+    }
+}
+
+/// Keeps this thread at work while a batch is computed. Once is enough: a thread that does so already, and is asked
+/// again for the next batch, stays for that one too.
+fn stay_awake(computing: &AtomicBool) {
+    let awake = Awake::new();
+    if !awake.before {
+        work_while(computing);
+    }
+}
+
+/// Runs whatever the pool has to do until the flag is lowered, without going to sleep; but lets other threads have the
+/// processor where there is nothing for some time, and gives up where there is nothing for long.
+fn work_while(flag: &AtomicBool) {
+    /// About 20 µs.
+    const POLLS: u32 = 100;
+    /// Some milliseconds of this thread's time, and as many more as others want of the processor meanwhile.
+    const YIELDS: u32 = 4_000;
+    let mut polls = 0;
+    while polls < POLLS + YIELDS && flag.load(Ordering::Acquire) {
+        if rayon::yield_now() == Some(rayon::Yield::Executed) {
+            polls = 0;
+            continue;
+        }
+        polls += 1;
+        if polls <= POLLS {
+            spin_loop();
+        } else {
+            thread::yield_now();
+        }
+    }
+}
+
+/// Calls both, on two threads if there are; as `rayon::join`, but awake where it waits, unless it waits for long.
+fn both<A: Send>(left: impl FnOnce() -> A + Send, right: impl FnOnce() -> A + Send) -> (A, A) {
+    let waiting = AtomicBool::new(true);
+    let mut other = None;
+    let own = rayon::scope(|scope| {
+        scope.spawn(|_| {
+            let _done = Reset(&waiting);
+            other = Some(right());
+        });
+        let own = left();
+        work_while(&waiting);
+        own
+    });
+    (own, other.expect("the scope has waited for it"))
 }
 
 /// Rows in parts of about one size.
@@ -73,7 +176,7 @@ impl Division {
     }
 
     /// Divides two slices of as many rows, and calls `each` with every part's rows and its share of both slices. Runs on
-    /// the pool that it is called in, and allocates nothing.
+    /// the pool that it is called in.
     pub(super) fn for_each<E: Send>(
         self,
         first: Rows<'_>,
@@ -98,7 +201,7 @@ impl Division {
                 let rows = self.start(middle) - self.start(parts.start);
                 let (a, b) = first.0.split_at_mut(rows * first.1);
                 let (c, d) = second.0.split_at_mut(rows * second.1);
-                let (left, right) = rayon::join(
+                let (left, right) = both(
                     || self.some(parts.start..middle, (a, first.1), (c, second.1), each),
                     || self.some(middle..parts.end, (b, first.1), (d, second.1), each),
                 );
@@ -117,7 +220,7 @@ pub(super) trait Share: Sync {
 }
 
 /// Calls `each` with every share and its own rows of `out`, in which the shares' lie end to end. Runs on the pool that it
-/// is called in, and allocates nothing.
+/// is called in.
 pub(super) fn for_each_share<U: Share, E: Send>(
     shares: &[U],
     (out, width): Rows<'_>,
@@ -131,7 +234,7 @@ pub(super) fn for_each_share<U: Share, E: Send>(
             let rows: usize = left.iter().map(Share::rows).sum();
             let (a, b) = out.split_at_mut(rows * width);
             let (left, right) =
-                rayon::join(|| for_each_share(left, (a, width), each), || for_each_share(right, (b, width), each));
+                both(|| for_each_share(left, (a, width), each), || for_each_share(right, (b, width), each));
             left.and(right)
         }
     }
@@ -155,6 +258,8 @@ fn half<U: Share>(shares: &[U]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{self, AssertUnwindSafe};
+
     use super::*;
 
     #[test]
@@ -165,6 +270,51 @@ mod tests {
         assert_eq!(other.install(rayon::current_num_threads), 3);
         let granted = thread::available_parallelism().unwrap().get();
         assert_eq!(ComputePool::shared(0).unwrap().threads(), granted);
+    }
+
+    #[test]
+    fn a_thread_with_nothing_to_do_gives_up() {
+        let pool = ComputePool::shared(2).unwrap();
+        pool.install(|| work_while(&AtomicBool::new(true)));
+        // Outside the pool too, where there never is anything.
+        work_while(&AtomicBool::new(true));
+    }
+
+    /// Batches from several threads, some of which panic in whichever unit; and nobody is awake afterwards.
+    #[test]
+    fn batches_take_turns_and_a_panic_costs_its_own() {
+        let pool = ComputePool::shared(4).unwrap();
+        let batch = |fault: Option<usize>| {
+            let mut out = [0.0; 40];
+            let division = Division { rows: 40, granule: 1, parts: 20 };
+            let each = |rows: Range<usize>, out: &mut [f32], _: &mut [f32]| {
+                assert!(fault.is_none_or(|row| !rows.contains(&row)), "as asked");
+                out.fill(rows.start as f32);
+                Ok::<(), ()>(())
+            };
+            for _stage in 0..3 {
+                pool.install_batch(|| division.for_each((&mut out, 1), (&mut [], 0), &each)).unwrap();
+            }
+            out
+        };
+        let expected: [f32; 40] = std::array::from_fn(|row| (row / 2 * 2) as f32);
+        thread::scope(|scope| {
+            for index in 0..3 {
+                scope.spawn(move || {
+                    for round in 0..30 {
+                        let fault = (round % 3 == index).then_some((7 * round + index) % 40);
+                        match panic::catch_unwind(AssertUnwindSafe(|| batch(fault))) {
+                            Ok(out) => assert!(fault.is_none() && out == expected, "{fault:?}: {out:?}"),
+                            Err(_) => assert!(fault.is_some(), "not asked for"),
+                        }
+                    }
+                });
+            }
+        });
+        assert!(!pool.computing.load(Ordering::Acquire));
+        // One that has yet to notice that the batch is done says so, but not for ever.
+        let asleep = (0..100_000).any(|_| !pool.pool.broadcast(|_| AWAKE.get()).contains(&true));
+        assert!(asleep, "a thread stays awake without a batch");
     }
 
     #[test]
@@ -193,13 +343,13 @@ mod tests {
 
     #[test]
     fn parts_differ_by_a_granule() {
-        for rows in 1..400_usize {
+        for (rows, granule) in (1..400_usize).flat_map(|rows| [(rows, 6), (rows, 12)]) {
             let parts = rows.div_ceil(12).min(6);
-            let division = Division { rows, granule: 12, parts };
+            let division = Division { rows, granule, parts };
             let sizes: Vec<usize> = (0..parts).map(|part| division.range(part).len()).collect();
             assert_eq!(sizes.iter().sum::<usize>(), rows);
             let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
-            assert!(*most < least + 24, "{rows}: {sizes:?}");
+            assert!(*most < least + 2 * granule, "{rows}: {sizes:?}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! A batch of a few rows, such as one query: too few to divide by rows, so every product is divided by columns.
 //!
-//! Each thread reads its own part of the weights, which is what such a batch waits for; what is between the products is
-//! nothing and stays on one thread. An output's bits do not depend on which columns are computed with it, so they are
-//! those of the same rows in a large batch.
+//! Each thread reads its own part of the weights, which is what such a batch waits for. Attention is divided as in any
+//! batch; what else is between the products is next to nothing and stays on one thread. An output's bits do not depend on
+//! which columns are computed with it, so they are those of the same rows in a large batch.
 
 use sluice_core::batch::PackedBatch;
 use sluice_kernels::{Aligned, ShapeError};

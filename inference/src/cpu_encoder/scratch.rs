@@ -14,6 +14,9 @@ use crate::folder::BertConfig;
 /// Queries of a unit of attention: enough that packing the sequence's keys once more costs little beside them.
 const UNIT_QUERIES_MAX: usize = 128;
 
+/// Units are cut at multiples of this: rows of a tile that is as fast as the highest.
+const QUERIES_MULTIPLE: usize = 6;
+
 /// What a batch needs, and what each thread needs.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -64,13 +67,9 @@ pub(super) struct Worker {
 pub(super) struct Workers(Vec<Mutex<Worker>>);
 
 impl Scratch {
-    pub(super) fn new(threads: usize) -> Self {
-        let workers = Workers((0..threads).map(|_| Mutex::default()).collect());
-        Self { workers, ..Self::default() }
-    }
-
-    /// Makes room for a batch and divides its attention.
-    pub(super) fn fit(&mut self, config: &BertConfig, batch: &PackedBatch, wanted: Wanted) {
+    /// Makes room for a batch on that many threads, and divides its attention among them.
+    pub(super) fn fit(&mut self, config: &BertConfig, threads: usize, batch: &PackedBatch, wanted: Wanted) {
+        self.workers.0.resize_with(threads, Mutex::default);
         let (rows, dim) = (batch.total_tokens(), config.hidden_size as usize);
         self.hidden.grow(rows * dim);
         self.attended.grow(rows * dim);
@@ -80,7 +79,13 @@ impl Scratch {
             self.first_attended.grow(batch.len() * dim);
         }
         self.units.clear();
-        self.units.extend(batch.ranges().flat_map(units));
+        let total = batch.ranges().flat_map(units).map(|unit| unit.cost()).sum();
+        let mut cut = Cut::new(total, threads);
+        for unit in batch.ranges().flat_map(units) {
+            let (first, second) = cut.split(unit);
+            self.units.push(first);
+            self.units.extend(second);
+        }
     }
 }
 
@@ -102,6 +107,41 @@ fn units(rows: Range<usize>) -> impl Iterator<Item = Unit> {
     let size = rows.len().div_ceil(parts).max(1);
     let length = rows.len();
     (0..length).step_by(size).map(move |start| Unit { rows: rows.clone(), queries: start..(start + size).min(length) })
+}
+
+/// Cuts units where each thread's share of a batch's attention ends, so that none waits for the rest of a sequence.
+struct Cut {
+    total: usize,
+    threads: usize,
+    /// Cost of the units so far.
+    done: usize,
+    /// Threads whose shares are full.
+    full: usize,
+}
+
+impl Cut {
+    fn new(total: usize, threads: usize) -> Self {
+        Self { total, threads, done: 0, full: 0 }
+    }
+
+    /// The next unit, in two if a share ends well inside it.
+    fn split(&mut self, unit: Unit) -> (Unit, Option<Unit>) {
+        let (start, cost) = (self.done, unit.cost());
+        self.done += cost;
+        let end = self.total * (self.full + 1) / self.threads;
+        if self.done < end {
+            return (unit, None);
+        }
+        self.full = self.done * self.threads / self.total.max(1);
+        let queries = unit.queries.len();
+        let first = (queries * (end - start) / cost.max(1)).next_multiple_of(QUERIES_MULTIPLE);
+        if first == 0 || first >= queries {
+            return (unit, None);
+        }
+        let middle = unit.queries.start + first;
+        let second = Unit { rows: unit.rows.clone(), queries: middle..unit.queries.end };
+        (Unit { queries: unit.queries.start..middle, ..unit }, Some(second))
+    }
 }
 
 impl Worker {
@@ -130,6 +170,39 @@ impl Workers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Lengths of a batch's sequences, and how many queries each unit has on 2 threads.
+    #[test]
+    fn units_are_cut_where_a_thread_has_its_share() {
+        for (lengths, expected) in [
+            (&[][..], &[][..]),
+            (&[1], &[1]),
+            (&[100], &[54, 46]),
+            (&[100, 100], &[100, 100]),
+            (&[40, 100], &[40, 42, 58]),
+            (&[256], &[128, 128]),
+            (&[100, 7], &[54, 46, 7]),
+        ] {
+            let rows = |start: &mut usize, length: &usize| {
+                *start += length;
+                Some(*start - length..*start)
+            };
+            let ranges: Vec<Range<usize>> = lengths.iter().scan(0, rows).collect();
+            let total = ranges.iter().cloned().flat_map(units).map(|unit| unit.cost()).sum();
+            let mut cut = Cut::new(total, 2);
+            let cut: Vec<Unit> = ranges
+                .iter()
+                .cloned()
+                .flat_map(units)
+                .map(|unit| cut.split(unit))
+                .flat_map(|(first, second)| std::iter::once(first).chain(second))
+                .collect();
+            let found: Vec<usize> = cut.iter().map(|unit| unit.queries.len()).collect();
+            assert_eq!(found, expected, "{lengths:?}");
+            let covered = cut.iter().flat_map(|unit| unit.queries.clone().map(|query| unit.rows.start + query));
+            assert!(covered.eq(0..lengths.iter().sum()), "{lengths:?}: {cut:?}");
+        }
+    }
 
     #[test]
     fn units_cover_a_sequence_once_in_order() {

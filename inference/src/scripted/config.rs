@@ -1,6 +1,6 @@
 //! The file of a scripted model; documented at [`crate::model::load_scripted`].
 
-use std::{path::Path, time::Duration};
+use std::{num::NonZero, path::Path, time::Duration};
 
 use serde::Deserialize;
 
@@ -21,6 +21,7 @@ pub(super) struct Config {
     pub(super) batch_tokens_max: u32,
     pub(super) batch_sequences_max: u32,
     pub(super) in_flight_batches_max: u32,
+    pub(super) devices: NonZero<u16>,
     pub(super) capabilities: Vec<Capability>,
     pub(super) poison: Option<String>,
     pub(super) service_time: ServiceTime,
@@ -52,6 +53,8 @@ pub(super) struct ServiceTime {
 #[serde(deny_unknown_fields)]
 pub(super) struct Fault {
     pub(super) at_batch: u64,
+    #[serde(default)]
+    pub(super) device: Option<u16>,
     pub(super) kind: FaultKind,
     #[serde(default)]
     pub(super) when: Moment,
@@ -98,6 +101,7 @@ impl Default for Config {
             batch_tokens_max: 16_384,
             batch_sequences_max: 256,
             in_flight_batches_max: 1,
+            devices: NonZero::<u16>::MIN,
             capabilities: vec![LateInteraction, Dense, CrossEncoder, EncodeTokens, EncodeDense],
             poison: None,
             service_time: ServiceTime::default(),
@@ -125,6 +129,10 @@ impl Config {
             (self.in_flight_batches_max >= 1, "in_flight_batches_max is 0".to_owned()),
             (!self.capabilities.is_empty(), "capabilities is empty".to_owned()),
             ((0.0..=1.0).contains(&self.service_time.jitter), "jitter is not between 0 and 1".to_owned()),
+            (
+                self.faults.iter().all(|fault| fault.device.is_none_or(|device| device < self.devices.get())),
+                "a fault strikes a device that there is not".to_owned(),
+            ),
             (self.faults.iter().all(|fault| fault.at_batch >= 1), "at_batch counts from 1".to_owned()),
             (self.poison.as_ref().is_none_or(|word| is_word(word)), "poison is not one word".to_owned()),
         ];
@@ -206,6 +214,7 @@ mod tests {
             batch_tokens_max = 128
             batch_sequences_max = 4
             in_flight_batches_max = 2
+            devices = 2
             capabilities = ["dense", "encode_dense"]
             poison = "hemlock"
             [service_time]
@@ -218,6 +227,7 @@ mod tests {
             kind = "device_lost"
             [[fault]]
             at_batch = 5
+            device = 1
             kind = "out_of_memory"
             when = "submit"
             repeat = 2
@@ -228,6 +238,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.capabilities, [Capability::Dense, Capability::EncodeDense]);
         assert_eq!(config.service_time.per_token.0, Duration::from_micros(1));
+        assert_eq!((config.devices.get(), config.faults[0].device, config.faults[1].device), (2, None, Some(1)));
         assert_eq!(
             (config.faults[0].kind, config.faults[0].when, config.faults[0].repeat),
             (FaultKind::DeviceLost, Moment::Collect, 1)

@@ -10,7 +10,7 @@ use std::{
 };
 
 use sluice_core::{
-    Lane, Priority, RequestId, Time, Unit, UnitId,
+    DeviceIndex, Lane, Priority, RequestId, Time, Unit, UnitId,
     batch::{PackedBatch, Role},
     cost::CostModel,
     scheduler::{BatchBudget, BatchId, Decision, EnqueueError, Expired, Plan, Scheduler, SchedulerConfig},
@@ -19,7 +19,8 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     Clock, EngineError,
-    executor::{BatchDone, BatchJob, ExecutorHandle},
+    executor::{BatchDone, BatchJob, Report},
+    executors::Executors,
     permit::{Permits, Terms},
     request::Request,
 };
@@ -55,7 +56,7 @@ pub(super) struct Driver {
     costs_told: Time,
     /// What each batch in flight was expected to take.
     predicted: HashMap<BatchId, (Lane, Duration)>,
-    executor: ExecutorHandle,
+    executors: Executors,
     inbox: mpsc::Receiver<Arc<Request>>,
     cancellations: Arc<Cancellations>,
     /// Requests with units in the scheduler.
@@ -73,7 +74,7 @@ struct Waiting {
 enum Event {
     Submitted(Arc<Request>),
     Cancelled,
-    BatchDone(BatchDone),
+    Reported(Report),
     DeadlinePassed,
     /// Nobody can submit any more and nothing is under way.
     Finished,
@@ -83,7 +84,7 @@ enum Event {
 pub(super) struct DriverParts {
     pub(super) permits: Permits,
     pub(super) costs: watch::Sender<Arc<CostModel>>,
-    pub(super) executor: ExecutorHandle,
+    pub(super) executors: Executors,
     pub(super) inbox: mpsc::Receiver<Arc<Request>>,
     pub(super) cancellations: Arc<Cancellations>,
 }
@@ -99,7 +100,7 @@ impl Driver {
         for (lane, budget) in budgets {
             scheduler.set_budget(*lane, *budget);
         }
-        let DriverParts { permits, costs, executor, inbox, cancellations } = parts;
+        let DriverParts { permits, costs, executors, inbox, cancellations } = parts;
         permits.publish(scheduler.forecast(clock.now()));
         Self {
             scheduler,
@@ -108,7 +109,7 @@ impl Driver {
             costs,
             costs_told: Time::ZERO,
             predicted: HashMap::new(),
-            executor,
+            executors,
             inbox,
             cancellations,
             waiting: HashMap::new(),
@@ -133,7 +134,7 @@ impl Driver {
         let wake = self.wake.and_then(|time| self.clock.instant(time));
         tokio::select! {
             biased;
-            Some(done) = self.executor.done.recv() => Event::BatchDone(done),
+            Some(report) = self.executors.reports.recv() => Event::Reported(report),
             () = self.cancellations.changed.notified() => Event::Cancelled,
             submitted = self.inbox.recv(), if !self.inbox.is_closed() || idle => match submitted {
                 Some(request) => Event::Submitted(request),
@@ -146,7 +147,7 @@ impl Driver {
     fn apply(&mut self, event: Event, now: Time) {
         match event {
             Event::Submitted(request) => self.enqueue(request, now),
-            Event::BatchDone(done) => self.complete(&done, now),
+            Event::Reported(report) => self.hear(report, now),
             Event::Cancelled | Event::DeadlinePassed | Event::Finished => {}
         }
         // Whatever happened: who has left by now is in no batch that is put together now.
@@ -188,6 +189,7 @@ impl Driver {
                     Role::Plain | Role::Query(_) | Role::Document(_) => sequence.cost(),
                 },
                 deadline,
+                leads: matches!(sequence.role, Role::Query(_)),
             };
             if let Err(error) = self.scheduler.enqueue(now, unit) {
                 self.metrics.enqueued.increment(enqueued);
@@ -200,6 +202,45 @@ impl Driver {
         self.metrics.enqueued.increment(enqueued);
         request.queued();
         self.waiting.insert(request.id, Waiting { units: request.sequences.len(), request });
+    }
+
+    fn hear(&mut self, report: Report, now: Time) {
+        match report {
+            Report::Done(done) => {
+                self.complete(&done, now);
+                let failed = self.executors.took_back(done.device);
+                self.stop(failed);
+            }
+            Report::Lost(device, batches) => {
+                self.scheduler.set_up(device, false);
+                let waiting = self.executors.lost(device, batches.len());
+                self.metrics.moved.increment(batches.len() as u64);
+                // All to one device: what was bound to the lost one stays together there.
+                let to = self.scheduler.first_free(now);
+                for job in batches.into_iter().chain(waiting) {
+                    self.relocate(job, to);
+                }
+            }
+            Report::Returned(device, job) => {
+                let failed = self.executors.took_back(device);
+                self.stop(failed);
+                let bound = job.members.iter().find_map(|request| self.scheduler.bound_to(request.id));
+                let to = bound.filter(|bound| *bound != device).or_else(|| self.scheduler.first_free(now));
+                self.relocate(job, to);
+            }
+            Report::Rebuilt(device) => self.scheduler.set_up(device, true),
+        }
+    }
+
+    /// Gives a batch of a lost device to another one.
+    fn relocate(&mut self, job: BatchJob, to: Option<DeviceIndex>) {
+        let Some(device) = to else {
+            self.abandon(job, EngineError::DeviceLost);
+            return;
+        };
+        self.scheduler.reassign(job.batch, device);
+        let failed = self.executors.give(device, BatchJob { moved: true, ..job });
+        self.stop(failed);
     }
 
     /// Learns from a batch that went through in one piece; of another the time says nothing.
@@ -275,19 +316,26 @@ impl Driver {
         let budget = self.scheduler.budget(plan.lane).tokens;
         self.metrics.batch_fill.record(f64::from(plan.tokens) / f64::from(budget));
         self.predicted.insert(plan.batch, (plan.lane, plan.predicted));
-        let job = BatchJob { batch: plan.batch, packed: Arc::new(packed), members, last_try: false };
-        if let Err(job) = self.executor.send(job) {
-            self.abandon(job.batch, &job.members);
+        let job = BatchJob { batch: plan.batch, packed: Arc::new(packed), members, last_try: false, moved: false };
+        let failed = self.executors.give(plan.device, job);
+        self.stop(failed);
+    }
+
+    /// An executor is gone, which only happens when its thread could not be kept alive.
+    fn stop(&mut self, batches: Vec<BatchJob>) {
+        for job in batches {
+            tracing::error!("an executor thread has ended");
+            self.abandon(job, EngineError::Stopped);
         }
     }
 
-    /// The executor is gone, which only happens when its thread could not be kept alive.
-    fn abandon(&mut self, batch: BatchId, members: &[Arc<Request>]) {
-        tracing::error!("the executor thread has ended");
-        for request in members {
-            request.sink.fail(EngineError::Stopped);
+    /// Ends the requests of a batch that nobody will compute.
+    fn abandon(&mut self, job: BatchJob, error: EngineError) {
+        self.scheduler.abandon(job.batch);
+        self.predicted.remove(&job.batch);
+        for request in job.members {
+            fail(request, error);
         }
-        self.scheduler.abandon(batch);
     }
 }
 

@@ -1,9 +1,14 @@
-//! The executor: one OS thread that owns the backends.
+//! The executor: one OS thread that owns the backends of one device.
 //!
-//! It submits up to the device's batches in flight, collects in order, and gives each unit its result.
+//! It submits up to the device's batches in flight, collects in order, and gives each unit its result. While the device
+//! computes and has a slot free, it waits for whichever comes first, a batch or the end of one: so the next batch is
+//! there when the device has done the one before.
 //! A batch that fails is split in two and tried again until the units that cannot be computed stand
 //! alone. Each of those is tried once more, since what failed may have passed; then it fails its own
 //! request, and no other.
+//!
+//! One that loses its device gives what is under way there back to the driver, if there are other devices,
+//! and goes on once it has rebuilt its own. A batch is given away once: who loses a second device has no third.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,9 +18,9 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Receiver;
 use sluice_core::{
-    Lane, Time, UnitId,
+    DeviceIndex, Lane, Time, UnitId,
     backend::{Backend, BackendError, BatchOutput, Ticket},
     batch::PackedBatch,
     scheduler::BatchId,
@@ -23,12 +28,13 @@ use sluice_core::{
 use tokio::sync::{mpsc, watch};
 
 use super::{Backends, Clock, EngineError, SlotValue, request::Request};
-use crate::metrics;
+use crate::metrics::{self, DeviceCaches};
 
-/// Pause between attempts to get a lost device back.
-const REBUILD_INTERVAL: Duration = Duration::from_millis(200);
-/// Attempts while no shutdown is asked for would be endless; after that many the next batch decides.
-const REBUILD_ATTEMPTS_MAX: u32 = 25;
+mod loss;
+
+/// How long a new batch is waited for before the device is asked again whether it is done. The system adds about as much;
+/// a batch on a device takes some hundred µs at least.
+const POLL_INTERVAL: Duration = Duration::from_micros(25);
 
 /// A staged batch.
 pub(super) struct BatchJob {
@@ -38,52 +44,68 @@ pub(super) struct BatchJob {
     pub(super) members: Vec<Arc<Request>>,
     /// One sequence that has failed alone before.
     pub(super) last_try: bool,
+    /// Whether another device was lost with it.
+    pub(super) moved: bool,
+}
+
+/// What an executor is told.
+pub(super) enum Order {
+    Compute(BatchJob),
+    /// The driver knows that the device was lost: what came before this was sent in ignorance.
+    LossKnown,
+}
+
+/// What an executor tells.
+pub(super) enum Report {
+    Done(BatchDone),
+    /// The device is lost, with these batches; to be answered by [`Order::LossKnown`].
+    Lost(DeviceIndex, Vec<BatchJob>),
+    /// A batch that was sent before the loss was known.
+    Returned(DeviceIndex, BatchJob),
+    /// The device is there again.
+    Rebuilt(DeviceIndex),
 }
 
 /// A batch whose every unit has its result or its failure.
 pub(super) struct BatchDone {
+    pub(super) device: DeviceIndex,
     pub(super) batch: BatchId,
     /// On the device, retries included.
     pub(super) measured: Duration,
-    /// It went through at once, and not in parts.
+    /// It went through at once, neither in parts nor after a loss.
     pub(super) whole: bool,
 }
 
-/// The driver's end.
-pub(super) struct ExecutorHandle {
-    jobs: Sender<BatchJob>,
-    pub(super) done: mpsc::Receiver<BatchDone>,
+/// What an executor has besides its backends.
+pub(super) struct ExecutorParts {
+    pub(super) device: DeviceIndex,
+    /// Whether there are other devices.
+    pub(super) has_peers: bool,
+    pub(super) in_flight_max: usize,
+    pub(super) inbox: Receiver<Order>,
+    pub(super) outbox: mpsc::Sender<Report>,
+    pub(super) clock: Clock,
+    /// Devices that work, counted by all executors together.
+    pub(super) devices_up: Arc<watch::Sender<usize>>,
+    pub(super) caches: Arc<DeviceCaches>,
 }
 
-impl ExecutorHandle {
-    /// Hands over a batch; never waits, since the scheduler keeps to the batches in flight.
-    pub(super) fn send(&self, job: BatchJob) -> Result<(), BatchJob> {
-        self.jobs.try_send(job).map_err(crossbeam_channel::TrySendError::into_inner)
-    }
-}
-
-pub(super) fn start(
-    backends: Backends,
-    in_flight_max: usize,
-    clock: Clock,
-    device_up: watch::Sender<bool>,
-) -> std::io::Result<ExecutorHandle> {
-    let (jobs, inbox) = bounded(in_flight_max);
-    let (outbox, done) = mpsc::channel(in_flight_max);
+pub(super) fn start(backends: Backends, parts: ExecutorParts) -> std::io::Result<()> {
+    let name = match parts.has_peers {
+        true => format!("sluice-exec-{}", parts.device.0),
+        false => "sluice-executor".to_owned(),
+    };
     let executor = Executor {
-        free_since: clock.now(),
+        free_since: parts.clock.now(),
         backends,
-        in_flight_max,
-        inbox,
-        outbox,
-        clock,
-        device_up,
+        parts,
+        up: true,
         submitted: VecDeque::new(),
         retries: VecDeque::new(),
         open: HashMap::new(),
     };
-    thread::Builder::new().name("sluice-executor".to_owned()).spawn(move || executor.run())?;
-    Ok(ExecutorHandle { jobs, done })
+    thread::Builder::new().name(name).spawn(move || executor.run())?;
+    Ok(())
 }
 
 /// A batch without its last outcome.
@@ -96,16 +118,27 @@ struct Open {
     whole: bool,
 }
 
+enum Next {
+    Submit(BatchJob),
+    Collect(BatchJob, Ticket),
+}
+
+/// How long a new batch is waited for.
+#[derive(Clone, Copy)]
+enum Wait {
+    ForBatch,
+    Shortly,
+    Not,
+}
+
 struct Executor {
     backends: Backends,
-    in_flight_max: usize,
-    inbox: Receiver<BatchJob>,
-    outbox: mpsc::Sender<BatchDone>,
-    clock: Clock,
-    device_up: watch::Sender<bool>,
+    parts: ExecutorParts,
+    /// Whether the device works.
+    up: bool,
     /// Submitted and not collected, in order.
     submitted: VecDeque<(BatchJob, Ticket)>,
-    /// Halves of failed batches, before anything new.
+    /// Before anything new: halves of failed batches, then one that its backend had no room for.
     retries: VecDeque<BatchJob>,
     open: HashMap<BatchId, Open>,
     /// When the device last became free: a batch's time does not count the wait behind another.
@@ -114,35 +147,70 @@ struct Executor {
 
 impl Executor {
     fn run(mut self) {
-        loop {
-            while self.submitted.len() < self.in_flight_max {
-                let Some(job) = self.next_job() else { break };
-                self.submit(job);
-            }
-            let Some((job, ticket)) = self.submitted.pop_front() else {
-                if self.retries.is_empty() {
-                    return; // The driver has gone, and nothing is left.
+        while let Some(next) = self.next() {
+            match next {
+                Next::Submit(job) => self.submit(job),
+                Next::Collect(job, ticket) => {
+                    let result = self.guarded(job.packed.lane(), |backend| backend.collect(ticket));
+                    self.settle(job, result);
                 }
-                continue;
-            };
-            let result = self.guarded(job.packed.lane(), |backend| backend.collect(ticket));
-            self.settle(job, result);
+            }
         }
     }
 
-    /// A retry, else a new batch; waits for one only while nothing is submitted.
-    fn next_job(&mut self) -> Option<BatchJob> {
-        if let Some(job) = self.retries.pop_front() {
-            return Some(job);
+    /// What to do next; waits for something to do. `None` once the driver has gone and nothing is left.
+    fn next(&mut self) -> Option<Next> {
+        if self.submitted.is_empty() {
+            return self.retries.pop_front().or_else(|| self.receive(Wait::ForBatch)).map(Next::Submit);
         }
-        let job = if self.submitted.is_empty() { self.inbox.recv().ok()? } else { self.inbox.try_recv().ok()? };
-        self.open.insert(job.batch, Open { parts: 1, spent: Duration::ZERO, whole: true });
-        Some(job)
+        let mut is_ready = false;
+        while self.submitted.len() < self.parts.in_flight_max && !is_ready {
+            is_ready = self.is_ready();
+            let wait = if is_ready { Wait::Not } else { Wait::Shortly };
+            let Some(job) = self.retries.pop_front().or_else(|| self.receive(wait)) else { continue };
+            if self.has_room(job.packed.lane()) {
+                return Some(Next::Submit(job));
+            }
+            self.retries.push_front(job);
+            break;
+        }
+        self.submitted.pop_front().map(|(job, ticket)| Next::Collect(job, ticket))
+    }
+
+    /// A new batch, if there is one, or comes soon enough.
+    fn receive(&mut self, wait: Wait) -> Option<BatchJob> {
+        let inbox = &self.parts.inbox;
+        loop {
+            let order = match wait {
+                Wait::ForBatch => inbox.recv().ok()?,
+                Wait::Shortly => inbox.recv_timeout(POLL_INTERVAL).ok()?,
+                Wait::Not => inbox.try_recv().ok()?,
+            };
+            if let Order::Compute(job) = order {
+                self.open.insert(job.batch, Open { parts: 1, spent: Duration::ZERO, whole: !job.moved });
+                return Some(job);
+            }
+        }
+    }
+
+    /// Whether the batch that is collected next is done.
+    fn is_ready(&mut self) -> bool {
+        let Some((job, Ticket(ticket))) = self.submitted.front() else { return false };
+        let (lane, ticket) = (job.packed.lane(), Ticket(*ticket));
+        // What has panicked is left to `collect`.
+        self.guarded(lane, |backend| Ok(backend.is_ready(&ticket))).unwrap_or(true)
+    }
+
+    /// Whether a lane's backend takes another batch: fewer of its own may be in flight than of all backends.
+    fn has_room(&mut self, lane: Lane) -> bool {
+        let limit = self.backends.of(lane).limits().in_flight_batches_max as usize;
+        let same = |(job, _): &&(BatchJob, Ticket)| Backends::are_one(job.packed.lane(), lane);
+        self.submitted.iter().filter(same).count() < limit
     }
 
     fn submit(&mut self, job: BatchJob) {
         if self.submitted.is_empty() {
-            self.free_since = self.clock.now();
+            self.free_since = self.parts.clock.now();
         }
         let packed = Arc::clone(&job.packed);
         match self.guarded(packed.lane(), |backend| backend.submit(packed)) {
@@ -151,23 +219,17 @@ impl Executor {
         }
     }
 
-    /// A panic in a backend costs its batch, not the thread.
     fn guarded<T>(
         &mut self,
         lane: Lane,
         call: impl FnOnce(&mut dyn Backend) -> Result<T, BackendError>,
     ) -> Result<T, BackendError> {
-        let backend = self.backends.of(lane);
-        catch_unwind(AssertUnwindSafe(|| call(backend))).unwrap_or_else(|panic| {
-            let message = panic.downcast_ref::<&str>().map(ToString::to_string);
-            let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
-            Err(BackendError::Failed(format!("panic: {}", message.unwrap_or_default())))
-        })
+        guarded(self.backends.of(lane), call)
     }
 
     /// Accounts for a batch that came back, with whatever came back.
     fn settle(&mut self, job: BatchJob, result: Result<BatchOutput, BackendError>) {
-        let now = self.clock.now();
+        let now = self.parts.clock.now();
         let spent = now.since(self.free_since);
         self.free_since = now;
         let result = result.and_then(|output| {
@@ -189,11 +251,15 @@ impl Executor {
         open.spent += spent;
         open.whole &= !failed;
         if open.parts == 0 {
-            let done = BatchDone { batch, measured: open.spent, whole: open.whole };
+            let done = BatchDone { device: self.parts.device, batch, measured: open.spent, whole: open.whole };
             self.open.remove(&batch);
-            // The driver drains this before anything else; were it gone, nobody would want to know.
-            let _ = self.outbox.blocking_send(done);
+            self.report(Report::Done(done));
         }
+    }
+
+    fn report(&self, report: Report) {
+        // The driver drains this before anything else; were it gone, nobody would want to know.
+        let _ = self.parts.outbox.blocking_send(report);
     }
 
     /// A request's reader hears of its results after the batch has let go of the request: its room is then
@@ -204,7 +270,7 @@ impl Executor {
         let padding = computed.saturating_sub(packed.total_tokens());
         metrics::computed(packed.lane().operation, packed.total_tokens(), padding, spent.as_secs_f64());
         if let Some(cache) = self.backends.of(packed.lane()).device_cache() {
-            metrics::device_cache(cache);
+            self.parts.caches.note(self.parts.device, cache);
         }
         self.count_wasted(&packed, &members, spent);
         let mut results = packed.units().iter().map(|unit| unit.index).zip(slot_values(output));
@@ -244,13 +310,14 @@ impl Executor {
             BackendError::LimitExceeded { .. } => ("limit_exceeded", false),
         };
         metrics::batch_fault(kind);
-        tracing::warn!(%error, kind, sequences = job.packed.len(), tokens = job.packed.total_tokens(), "batch failed");
+        let device = self.parts.device.0;
+        tracing::warn!(%error, kind, device, sequences = job.packed.len(), tokens = job.packed.total_tokens(), "batch failed");
         if retry && job.packed.len() > 1 {
-            let BatchJob { batch, packed, mut members, .. } = job;
+            let BatchJob { batch, packed, mut members, moved, .. } = job;
             let (first, second) = packed.halves();
             let rest = members.split_off(first.len());
             // Depth first, so that parts are tried in order of units: a query's comes before those of its documents.
-            let part = |packed, members| BatchJob { batch, packed: Arc::new(packed), members, last_try: false };
+            let part = |packed, members| BatchJob { batch, packed: Arc::new(packed), members, last_try: false, moved };
             self.retries.push_front(part(second, rest));
             self.retries.push_front(part(first, members));
             return 2;
@@ -259,34 +326,31 @@ impl Executor {
             self.retries.push_front(BatchJob { last_try: true, ..job });
             return 1;
         }
-        let lost = matches!(error, BackendError::DeviceLost(_));
-        // As for results: the batch lets go of its requests first.
-        let sinks: Vec<_> = job.members.into_iter().map(|request| Arc::clone(&request.sink)).collect();
-        for sink in sinks {
-            sink.fail(if lost { EngineError::DeviceLost } else { EngineError::Failed });
-        }
-        if lost {
-            self.rebuild(job.packed.lane());
+        match error {
+            BackendError::DeviceLost(_) => self.lose(job),
+            _ => fail_all(job.members, EngineError::Failed),
         }
         0
     }
+}
 
-    /// Tries to get a lost device back; what is queued waits meanwhile, up to its deadlines.
-    fn rebuild(&mut self, lane: Lane) {
-        self.device_up.send_replace(false);
-        for attempt in 1..=REBUILD_ATTEMPTS_MAX {
-            match self.guarded(lane, |backend| backend.rebuild()) {
-                Ok(()) => {
-                    tracing::warn!(attempt, "device rebuilt");
-                    self.device_up.send_replace(true);
-                    // What the next batch takes does not count the rebuilding.
-                    self.free_since = self.clock.now();
-                    return;
-                }
-                Err(error) => tracing::error!(attempt, %error, "device still lost"),
-            }
-            thread::sleep(REBUILD_INTERVAL);
-        }
+/// A panic in a backend costs its batch, not the thread.
+fn guarded<T>(
+    backend: &mut dyn Backend,
+    call: impl FnOnce(&mut dyn Backend) -> Result<T, BackendError>,
+) -> Result<T, BackendError> {
+    catch_unwind(AssertUnwindSafe(|| call(backend))).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(BackendError::Failed(format!("panic: {}", message.unwrap_or_default())))
+    })
+}
+
+/// Fails a batch's requests. As for results: the batch lets go of its requests first.
+fn fail_all(members: Vec<Arc<Request>>, error: EngineError) {
+    let sinks: Vec<_> = members.into_iter().map(|request| Arc::clone(&request.sink)).collect();
+    for sink in sinks {
+        sink.fail(error);
     }
 }
 

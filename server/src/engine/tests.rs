@@ -1,6 +1,6 @@
 use std::sync::{
     Mutex,
-    atomic::{AtomicU32, AtomicUsize},
+    atomic::{AtomicBool, AtomicU32, AtomicUsize},
 };
 
 use sluice_core::{
@@ -9,6 +9,9 @@ use sluice_core::{
     backend::{BackendError, BatchOutput, Ticket},
     batch::{Comparison, PackedBatch, QueryVectors, Role, TokenMatrix, TokenVectors},
 };
+
+mod devices;
+mod overlap;
 
 use super::{
     permit::{Permits, Terms},
@@ -20,11 +23,25 @@ struct Probe {
     submitted: Vec<Arc<PackedBatch>>,
     /// A batch waits here for a message, while there is a sender.
     gate: Option<crossbeam_channel::Receiver<()>>,
+    /// The message for the first has come.
+    passed: bool,
     batches: Arc<AtomicUsize>,
     lost: Arc<AtomicU32>,
     /// First ids of all sequences that were submitted, in order.
     seen: Arc<Mutex<Vec<u32>>>,
     in_flight_batches_max: u32,
+    shared: Arc<Shared>,
+}
+
+/// What the probes of all devices have in common.
+#[derive(Default)]
+struct Shared {
+    /// Whether [`LOSES_DEVICE_ONCE`] has struck.
+    struck: AtomicBool,
+    /// A lost device does not come back meanwhile.
+    stays_lost: AtomicBool,
+    /// Documents that came to a device while their query's vectors were neither there nor known.
+    orphans: AtomicUsize,
 }
 
 const FAILS: u32 = 1_000_001;
@@ -32,6 +49,7 @@ const PANICS: u32 = 1_000_002;
 const LOSES_DEVICE: u32 = 1_000_003;
 const FILLS_MEMORY: u32 = 1_000_004;
 const MISCOUNTS: u32 = 1_000_005;
+const LOSES_DEVICE_ONCE: u32 = 1_000_006;
 
 impl Backend for Probe {
     fn limits(&self) -> BackendLimits {
@@ -42,13 +60,23 @@ impl Backend for Probe {
     fn submit(&mut self, batch: Arc<PackedBatch>) -> Result<Ticket, BackendError> {
         let first_ids = batch.ranges().map(|range| batch.input_ids()[range.start]);
         self.seen.lock().expect("no panic").extend(first_ids);
+        let under_way: Vec<Role> =
+            self.submitted.iter().chain([&batch]).flat_map(|batch| batch.roles()).cloned().collect();
+        let is_here = |query: &Arc<QueryVectors>| {
+            let mut roles = under_way.iter();
+            query.get().is_some() || roles.any(|role| matches!(role, Role::Query(here) if Arc::ptr_eq(here, query)))
+        };
+        let orphans = batch.roles().iter().filter(|role| matches!(role, Role::Document(query) if !is_here(query)));
+        self.shared.orphans.fetch_add(orphans.count(), Ordering::SeqCst);
         self.submitted.push(batch);
         Ok(Ticket(0))
     }
 
     fn collect(&mut self, _: Ticket) -> Result<BatchOutput, BackendError> {
         let batch = self.submitted.remove(0);
-        if let Some(gate) = &self.gate {
+        if let Some(gate) = &self.gate
+            && !std::mem::take(&mut self.passed)
+        {
             let _ = gate.recv();
         }
         self.batches.fetch_add(1, Ordering::SeqCst);
@@ -57,7 +85,10 @@ impl Backend for Probe {
         if has(FAILS) {
             return Err(BackendError::Failed("told to".to_owned()));
         }
-        if has(LOSES_DEVICE) {
+        if self.lost.load(Ordering::SeqCst) > 0 {
+            return Err(BackendError::DeviceLost("since then".to_owned()));
+        }
+        if has(LOSES_DEVICE) || has(LOSES_DEVICE_ONCE) && !self.shared.struck.swap(true, Ordering::SeqCst) {
             self.lost.store(2, Ordering::SeqCst);
             return Err(BackendError::DeviceLost("told to".to_owned()));
         }
@@ -79,7 +110,17 @@ impl Backend for Probe {
         Ok(BatchOutput::Scores(scores))
     }
 
+    fn is_ready(&mut self, _: &Ticket) -> bool {
+        let is_shut =
+            |gate: &crossbeam_channel::Receiver<()>| gate.try_recv() == Err(crossbeam_channel::TryRecvError::Empty);
+        self.passed |= !self.gate.as_ref().is_some_and(is_shut);
+        self.passed
+    }
+
     fn rebuild(&mut self) -> Result<(), BackendError> {
+        if self.shared.stays_lost.load(Ordering::SeqCst) {
+            return Err(BackendError::DeviceLost("for good".to_owned()));
+        }
         let left = self.lost.fetch_sub(1, Ordering::SeqCst);
         if left > 1 { Err(BackendError::DeviceLost("still".to_owned())) } else { Ok(()) }
     }
@@ -116,9 +157,31 @@ impl Backend for Comparer {
 struct Fixture {
     engine: Engine,
     permits: Permits,
+    /// Of the first device.
     gate: crossbeam_channel::Sender<()>,
     batches: Arc<AtomicUsize>,
+    /// What the first device has seen.
     seen: Arc<Mutex<Vec<u32>>>,
+    /// By device.
+    gates: Vec<crossbeam_channel::Sender<()>>,
+    all_seen: Vec<Arc<Mutex<Vec<u32>>>>,
+    shared: Arc<Shared>,
+}
+
+fn start_engine(devices: Vec<Backends>, queued_units_max: usize) -> (Engine, Permits) {
+    let clock = Clock::start();
+    let config = EngineConfig {
+        batch_tokens_max: None,
+        queued_units_max,
+        look_ahead_requests_max: 4,
+        policy: Policy::default(),
+        cost: CostModel::default(),
+    };
+    let room = Work { documents: 5000, tokens: 1000, bytes: 1000 };
+    let admission = AdmissionConfig { room, tenant_room_percent: 100, ..AdmissionConfig::default() };
+    let permits = Permits::new(admission, true, clock.clone());
+    let engine = Engine::start(devices, config, permits.clone(), clock).expect("a thread");
+    (engine, permits)
 }
 
 impl Fixture {
@@ -128,36 +191,33 @@ impl Fixture {
     }
 
     fn with_queue(gated: bool, in_flight_batches_max: u32, queued_units_max: usize) -> Self {
-        let clock = Clock::start();
-        let (gate, waits) = crossbeam_channel::bounded(1000);
+        Self::with_devices(1, gated, in_flight_batches_max, queued_units_max)
+    }
+
+    fn with_devices(count: usize, gated: bool, in_flight_batches_max: u32, queued_units_max: usize) -> Self {
         let batches = Arc::new(AtomicUsize::new(0));
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let probe = Probe {
-            submitted: Vec::new(),
-            gate: gated.then_some(waits),
-            batches: Arc::clone(&batches),
-            lost: Arc::default(),
-            seen: Arc::clone(&seen),
-            in_flight_batches_max,
-        };
-        let config = EngineConfig {
-            batch_tokens_max: None,
-            queued_units_max,
-            look_ahead_requests_max: 4,
-            policy: Policy::default(),
-            cost: CostModel::default(),
-        };
-        let room = Work { documents: 5000, tokens: 1000, bytes: 1000 };
-        let admission = AdmissionConfig { room, tenant_room_percent: 100, ..AdmissionConfig::default() };
-        let permits = Permits::new(admission, true, clock.clone());
-        let engine = Engine::start(
-            Backends { models: vec![Box::new(probe)], vectors: Box::new(Comparer::default()) },
-            config,
-            permits.clone(),
-            clock,
-        )
-        .expect("a thread");
-        Self { engine, permits, gate, batches, seen }
+        let shared = Arc::new(Shared::default());
+        let (mut gates, mut all_seen, mut devices) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..count {
+            let (gate, waits) = crossbeam_channel::bounded(1000);
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let probe = Probe {
+                submitted: Vec::new(),
+                gate: gated.then_some(waits),
+                passed: false,
+                batches: Arc::clone(&batches),
+                lost: Arc::default(),
+                seen: Arc::clone(&seen),
+                in_flight_batches_max,
+                shared: Arc::clone(&shared),
+            };
+            gates.push(gate);
+            all_seen.push(seen);
+            devices.push(Backends { models: vec![Box::new(probe)], vectors: Box::new(Comparer::default()) });
+        }
+        let (engine, permits) = start_engine(devices, queued_units_max);
+        let (gate, seen) = (gates[0].clone(), Arc::clone(&all_seen[0]));
+        Self { engine, permits, gate, batches, seen, gates, all_seen, shared }
     }
 
     async fn submit(&self, first_ids: &[u32], timeout_ms: u64) -> Answer {
@@ -166,16 +226,8 @@ impl Fixture {
     }
 
     async fn submit_sequences(&self, operation: Operation, sequences: Vec<Sequence>, timeout_ms: u64) -> Answer {
-        let work = Work { documents: sequences.len() as u64, tokens: 1, bytes: 1 };
-        let terms = Terms {
-            class: Priority::Standard,
-            tenant: TenantId(0),
-            deadline: self.engine.clock().now() + Duration::from_millis(timeout_ms),
-            worth: Worth::Whole,
-        };
-        let permit = self.permits.try_admit(terms, work, None).expect("room");
-        let submission = Submission { lane: Lane { model: ModelIndex(0), operation }, sequences, permit };
-        self.engine.submit(submission).await.expect("running")
+        let lane = Lane { model: ModelIndex(0), operation };
+        submit_to((&self.engine, &self.permits), lane, sequences, timeout_ms).await
     }
 
     /// Waits until every permit is back.
@@ -188,6 +240,23 @@ impl Fixture {
         }
         unreachable!("permits leak: {:?}", self.permits.held());
     }
+}
+
+async fn submit_to(
+    (engine, permits): (&Engine, &Permits),
+    lane: Lane,
+    sequences: Vec<Sequence>,
+    timeout_ms: u64,
+) -> Answer {
+    let work = Work { documents: sequences.len() as u64, tokens: 1, bytes: 1 };
+    let terms = Terms {
+        class: Priority::Standard,
+        tenant: TenantId(0),
+        deadline: engine.clock().now() + Duration::from_millis(timeout_ms),
+        worth: Worth::Whole,
+    };
+    let permit = permits.try_admit(terms, work, None).expect("room");
+    engine.submit(Submission { lane, sequences, permit }).await.expect("running")
 }
 
 /// All scores in unit order, or the failure.
@@ -337,11 +406,11 @@ async fn out_of_memory_is_split_until_it_fits() {
 #[tokio::test]
 async fn a_lost_device_comes_back() {
     let fixture = Fixture::start(false, 1);
-    let mut device_up = fixture.engine.device_up();
-    device_up.mark_unchanged();
+    let mut devices_up = fixture.engine.devices_up();
+    devices_up.mark_unchanged();
     assert_eq!(finish(fixture.submit(&[LOSES_DEVICE, 2], 10_000).await).await, Err(EngineError::DeviceLost));
-    device_up.wait_for(|up| !up).await.expect("the engine lives");
-    device_up.wait_for(|up| *up).await.expect("the engine lives");
+    devices_up.wait_for(|up| *up == 0).await.expect("the engine lives");
+    devices_up.wait_for(|up| *up == 1).await.expect("the engine lives");
     assert_eq!(finish(fixture.submit(&[3], 10_000).await).await, Ok(vec![3.0]));
     fixture.drained().await;
 }

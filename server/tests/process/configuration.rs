@@ -88,7 +88,7 @@ fn every_fault_is_reported_together_with_its_place() {
     let expected = [
         ("--model \"without-a-source\": ", "NAME=SOURCE".to_owned()),
         ("colour: unknown key", variable("SLUICE_COLOUR")),
-        ("device: unknown variant `abacus`", flag.clone()),
+        ("device: unknown device `abacus`", flag.clone()),
         ("drain.grace: invalid duration \"soon\"", place(5)),
         ("grpc.max_connections: must be at least 1", variable("SLUICE_GRPC__MAX_CONNECTIONS")),
         ("grpc.max_message_size: invalid size \"much\"", variable("SLUICE_GRPC__MAX_MESSAGE_SIZE")),
@@ -112,25 +112,36 @@ fn a_device_that_is_not_there_is_said_and_nothing_is_served() {
     let script = folder.path().join("model.toml");
     fs::write(&script, "max_tokens = 64\n").expect("writable");
     let model = format!("model=scripted:{}", script.display());
-    let output =
-        ServerProcess::output(&["--device", "cuda", "--model", &model, "--listen", "127.0.0.1:0"], |command| {
-            // Hides those that this machine may have.
-            command.env("CUDA_VISIBLE_DEVICES", "");
-        });
-    assert_eq!(output.code, Some(1), "{output:?}");
-    assert!(output.stderr.contains("device = \"cuda\": "), "{output:?}");
-    assert!(!output.stderr.contains("panicked"), "{output:?}");
+    // Hides those that this machine may have.
+    let hidden = |command: &mut Command| {
+        command.env("CUDA_VISIBLE_DEVICES", "");
+    };
+    for device in ["cuda", "cuda:1", "cuda:0,1", "cuda:all"] {
+        let output = ServerProcess::output(&["--device", device, "--model", &model, "--listen", "127.0.0.1:0"], hidden);
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(output.stderr.contains("device: "), "{output:?}");
+        assert!(!output.stderr.contains("panicked"), "{output:?}");
+    }
+    let arguments = ["--device", "auto", "--model", &model, "--listen", "127.0.0.1:0"];
+    let mut server = ServerProcess::start_with(&arguments, hidden);
+    let reason = server.logged("no CUDA device is used")["reason"].to_string();
+    assert!(reason.contains("CUDA"), "{reason}");
+    server.serving();
 }
 
 #[test]
 fn wrong_usage_ends_with_2_and_help_with_0() {
-    let cases: [(&[&str], i32, &str); 9] = [
+    let unknown = "expected `auto`, `cpu`, `cuda`, `cuda:N`, `cuda:N,M,…` or `cuda:all`";
+    let cases: [(&[&str], i32, &str); 12] = [
         (&["--help"], 0, "--metrics-listen <ADDR>"),
         (&["--version"], 0, env!("CARGO_PKG_VERSION")),
         (&["--nonsense"], 2, "--nonsense"),
         (&["--exit"], 2, "--quickstart"),
         (&["--listen", "nowhere"], 2, "nowhere"),
-        (&["--device", "quantum"], 2, "device: unknown variant `quantum`, expected one of `auto`, `cpu`, `cuda`"),
+        (&["--device", "quantum"], 2, &format!("device: unknown device `quantum`, {unknown}")),
+        (&["--device", "cuda:"], 2, &format!("device: unknown device `cuda:`, {unknown}")),
+        (&["--device", "cuda:x"], 2, &format!("device: unknown device `cuda:x`, {unknown}")),
+        (&["--device", "cuda:1,1"], 2, "device: `cuda:1,1` names device 1 twice"),
         (&["--model", "nothing"], 2, "NAME=SOURCE"),
         (&["--model", "=default"], 2, "model[0].name: must be 1 to 256 bytes"),
         (&["--config", "/nonexistent/server.toml"], 2, "cannot read /nonexistent/server.toml: No such file"),

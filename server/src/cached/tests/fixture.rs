@@ -230,7 +230,7 @@ impl Fixture {
         let room = Work { documents: most, tokens: most, bytes: most };
         let admission = AdmissionConfig { room, tenant_room_percent: 100, ..AdmissionConfig::default() };
         let permits = Permits::new(admission, true, clock.clone());
-        let engine = Engine::start(backends, config, permits.clone(), clock).expect("a thread");
+        let engine = Engine::start(vec![backends], config, permits.clone(), clock).expect("a thread");
         let cached = CachedEngine::new(engine, [(ModelDigest([7; 32]), "probe")], bytes_max);
         Self { cached, permits, gate, sequences }
     }
