@@ -7,7 +7,10 @@ use std::path::Path;
 use sluice_core::batch::PackedBatch;
 use sluice_kernels::layer_norm::LayerNorm;
 
-use crate::{folder::BertConfig, load_error::LoadError};
+use crate::{
+    folder::{BertConfig, Family},
+    load_error::LoadError,
+};
 use tensors::{Weights, read_weights};
 
 /// A weights file in memory, with the sizes that it should have.
@@ -52,7 +55,8 @@ pub(crate) struct Norm {
     epsilon: f32,
 }
 
-/// logit = classifier · tanh(pooler(h)) + bias, for the vector h of the first token.
+/// logit = classifier · tanh(pooler(h)) + bias, for the vector h of the first token. RoBERTa calls them `out_proj` and
+/// `dense`, and computes the same.
 pub(crate) struct HeadWeights {
     pub(crate) pooler: LinearWeights,
     /// `[hidden]`.
@@ -77,13 +81,16 @@ impl<'a> BertFile<'a> {
     }
 
     pub(crate) fn embeddings(&self) -> Result<Embeddings, LoadError> {
-        let (hidden, rows) = (self.config.hidden_size as usize, |count: u32| count as usize);
-        let table = |name: &str, count| {
-            self.weights.encoder(&format!("embeddings.{name}_embeddings.weight"), &[rows(count), hidden])
+        let hidden = self.config.hidden_size as usize;
+        let table = |name: &str, rows: u32| {
+            self.weights.encoder(&format!("embeddings.{name}_embeddings.weight"), &[rows as usize, hidden])
         };
+        let BertConfig { positions_skipped, max_positions, .. } = *self.config;
+        let mut positions = table("position", positions_skipped + max_positions)?;
+        positions.drain(..positions_skipped as usize * hidden);
         Ok(Embeddings {
             words: table("word", self.config.vocab_size)?,
-            positions: table("position", self.config.max_positions)?,
+            positions,
             token_types: table("token_type", self.config.type_vocab_size)?,
             norm: self.norm("embeddings.LayerNorm")?,
         })
@@ -107,15 +114,27 @@ impl<'a> BertFile<'a> {
     /// The head's tensors. `config_path` is for messages.
     pub(crate) fn head(&self, config_path: &Path) -> Result<HeadWeights, LoadError> {
         let hidden = self.config.hidden_size as usize;
-        if let Some(&[found, _]) = self.weights.shape("classifier.weight").as_deref()
+        let classifier = match self.config.family {
+            Family::Bert => "classifier",
+            Family::Roberta => "classifier.out_proj",
+        };
+        if let Some(&[found, _]) = self.weights.shape(&format!("{classifier}.weight")).as_deref()
             && found != 1
         {
             return Err(LoadError::Labels { path: config_path.into(), found });
         }
+        let pooler = match self.config.family {
+            Family::Bert => self.linear(&["pooler.dense"], hidden, hidden)?,
+            Family::Roberta => LinearWeights {
+                weight: self.weights.top("classifier.dense.weight", &[hidden, hidden])?,
+                bias: self.weights.top("classifier.dense.bias", &[hidden])?,
+                inputs: hidden,
+            },
+        };
         Ok(HeadWeights {
-            pooler: self.linear(&["pooler.dense"], hidden, hidden)?,
-            classifier: self.weights.top("classifier.weight", &[1, hidden])?,
-            bias: self.weights.top("classifier.bias", &[1])?[0],
+            pooler,
+            classifier: self.weights.top(&format!("{classifier}.weight"), &[1, hidden])?,
+            bias: self.weights.top(&format!("{classifier}.bias"), &[1])?[0],
         })
     }
 

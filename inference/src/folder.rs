@@ -23,12 +23,18 @@ use crate::{
     text::{InvalidTokenizer, TextEncoder},
 };
 
-/// Architectures whose encoder is a BERT.
-const ARCHITECTURES: [&str; 4] = ["BertModel", "BertForMaskedLM", "BertForPreTraining", CLASSIFIER];
-/// The one with a classification head.
-const CLASSIFIER: &str = "BertForSequenceClassification";
-const SUPPORTED_ARCHITECTURES: &str =
-    "BertModel, BertForMaskedLM, BertForPreTraining and BertForSequenceClassification with model_type \"bert\"";
+/// Which architectures have an encoder that is known: their `model_type`, and how their names begin.
+const FAMILIES: [(&str, &str, Family); 3] = [
+    ("bert", "Bert", Family::Bert),
+    ("roberta", "Roberta", Family::Roberta),
+    ("xlm-roberta", "XLMRoberta", Family::Roberta),
+];
+/// How the names of architectures end whose head is left out, if they have one.
+const ENCODERS: [&str; 3] = ["Model", "ForMaskedLM", "ForPreTraining"];
+/// And of the one whose head makes it a cross-encoder.
+const CLASSIFIER: &str = "ForSequenceClassification";
+const SUPPORTED_ARCHITECTURES: &str = "BertModel, BertForMaskedLM, BertForPreTraining and BertForSequenceClassification \
+     with model_type \"bert\", and the same of Roberta (\"roberta\") and XLMRoberta (\"xlm-roberta\")";
 
 /// A folder's configuration, checked.
 #[derive(Debug)]
@@ -53,9 +59,21 @@ pub(crate) struct FolderConfig {
     pub(crate) lowercase: bool,
 }
 
+/// Encoders of the same layers, whose folders differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// Positions count from the table's first row; the head is `pooler.dense` and `classifier`.
+    Bert,
+    /// RoBERTa and XLM-RoBERTa: positions count from the row after the padding token's; the head is `classifier.dense`
+    /// and `classifier.out_proj`.
+    Roberta,
+}
+
 /// Sizes of a BERT encoder.
 #[derive(Clone, Debug)]
 pub(crate) struct BertConfig {
+    /// How its folder is laid out.
+    pub(crate) family: Family,
     /// Rows of the word embeddings.
     pub(crate) vocab_size: u32,
     /// Components of a token vector; a multiple of `num_heads`.
@@ -66,7 +84,9 @@ pub(crate) struct BertConfig {
     pub(crate) num_heads: u32,
     /// Components between the two feed-forward matrices.
     pub(crate) intermediate_size: u32,
-    /// Rows of the position embeddings.
+    /// Rows of the position embeddings before that of a sequence's first token.
+    pub(crate) positions_skipped: u32,
+    /// Rows of the position embeddings from there on.
     pub(crate) max_positions: u32,
     /// Rows of the token-type embeddings.
     pub(crate) type_vocab_size: u32,
@@ -83,12 +103,12 @@ impl FolderConfig {
         let encoder = modules.encoder;
         let config = encoder.join("config.json");
         let parsed: ConfigFile = read_json(&config)?;
-        let architecture = parsed.check_architecture(&config)?;
-        let cross_encoder = architecture == CLASSIFIER;
+        let (family, architecture) = parsed.check_architecture(&config)?;
+        let cross_encoder = architecture.ends_with(CLASSIFIER);
         if cross_encoder && let Some(found) = parsed.labels().filter(|&labels| labels != 1) {
             return Err(LoadError::Labels { path: config, found });
         }
-        let bert = parsed.bert(&config)?;
+        let bert = parsed.bert(family, &config)?;
         let sentence_bert: SentenceBertFile =
             read_json_if_there(&encoder.join("sentence_bert_config.json"))?.unwrap_or_default();
         let tokenizer_config: TokenizerConfigFile =
@@ -142,6 +162,7 @@ struct ConfigFile {
     intermediate_size: u32,
     max_position_embeddings: u32,
     type_vocab_size: Option<u32>,
+    pad_token_id: Option<u32>,
     layer_norm_eps: Option<f32>,
     hidden_act: Option<String>,
     position_embedding_type: Option<String>,
@@ -151,16 +172,19 @@ struct ConfigFile {
 }
 
 impl ConfigFile {
-    fn check_architecture(&self, path: &Path) -> Result<String, LoadError> {
+    fn check_architecture(&self, path: &Path) -> Result<(Family, String), LoadError> {
         let model_type = self.model_type.as_deref().unwrap_or("bert");
         let named = self.architectures.as_ref().and_then(|names| names.first().map(String::as_str));
-        let architecture = named.unwrap_or(if model_type == "bert" { "BertModel" } else { model_type });
-        if model_type == "bert" && ARCHITECTURES.contains(&architecture) {
-            return Ok(architecture.to_owned());
+        let known = FAMILIES.into_iter().find(|&(name, ..)| name == model_type);
+        if let Some((_, prefix, family)) = known {
+            let architecture = named.map_or_else(|| format!("{prefix}Model"), str::to_owned);
+            if is_of(prefix, &architecture) {
+                return Ok((family, architecture));
+            }
         }
         let architecture = match named {
-            Some(name) if !ARCHITECTURES.contains(&name) => name.to_owned(),
-            _ => format!("{architecture} of model_type {model_type:?}"),
+            Some(name) if !FAMILIES.iter().any(|(_, prefix, _)| is_of(prefix, name)) => name.to_owned(),
+            _ => format!("{} of model_type {model_type:?}", named.unwrap_or(model_type)),
         };
         Err(LoadError::Architecture { path: path.into(), architecture, supported: SUPPORTED_ARCHITECTURES })
     }
@@ -170,7 +194,7 @@ impl ConfigFile {
         self.num_labels.or_else(|| self.id2label.as_ref().map(serde_json::Map::len))
     }
 
-    fn bert(&self, path: &Path) -> Result<BertConfig, LoadError> {
+    fn bert(&self, family: Family, path: &Path) -> Result<BertConfig, LoadError> {
         let unsupported = |field, found: String, supported| {
             Err(LoadError::Unsupported { path: path.into(), field, found, supported })
         };
@@ -195,18 +219,34 @@ impl ConfigFile {
         if self.intermediate_size == 0 {
             return unsupported("intermediate_size", "0".into(), "at least 1");
         }
+        let positions_skipped = match family {
+            Family::Bert => 0,
+            Family::Roberta => self.pad_token_id.unwrap_or(1).saturating_add(1),
+        };
+        let max_positions = self.max_position_embeddings.saturating_sub(positions_skipped);
+        if max_positions == 0 {
+            let found = self.max_position_embeddings.to_string();
+            return unsupported("max_position_embeddings", found, "positions for one token at least");
+        }
         Ok(BertConfig {
+            family,
             vocab_size: self.vocab_size,
             hidden_size: hidden,
             num_layers: self.num_hidden_layers,
             num_heads: heads,
             intermediate_size: self.intermediate_size,
-            max_positions: self.max_position_embeddings,
+            positions_skipped,
+            max_positions,
             type_vocab_size: self.type_vocab_size.unwrap_or(2),
             layer_norm_epsilon: self.layer_norm_eps.unwrap_or(1e-12),
             activation,
         })
     }
+}
+
+/// Whether an architecture's name is one of those that begin so.
+fn is_of(prefix: &str, architecture: &str) -> bool {
+    architecture.strip_prefix(prefix).is_some_and(|end| end == CLASSIFIER || ENCODERS.contains(&end))
 }
 
 #[derive(Default, Deserialize)]

@@ -74,7 +74,7 @@ fn missing_and_broken_files() {
 fn other_models() {
     let supported = "supported: BertModel";
     for (key, value, parts) in [
-        ("architectures", json!(["XLMRobertaModel"]), &["architecture XLMRobertaModel", supported][..]),
+        ("architectures", json!(["XLMRobertaModel"]), &["XLMRobertaModel of model_type \"bert\"", supported][..]),
         ("architectures", json!(["BertForTokenClassification"]), &["BertForTokenClassification", supported]),
         ("model_type", json!("distilbert"), &["model_type \"distilbert\"", supported]),
         ("hidden_act", json!("silu"), &["hidden_act is silu", "gelu_new"]),

@@ -7,8 +7,8 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::load_error::LoadError;
 
-/// Where the encoder's names begin when something stands on top of it.
-const PREFIX: &str = "bert.";
+/// How the encoder's names begin when something stands on top of it.
+const PREFIXES: [&str; 2] = ["bert.", "roberta."];
 
 /// A weights file in memory.
 pub(in crate::bert_weights) struct Weights<'a> {
@@ -21,8 +21,9 @@ pub(in crate::bert_weights) struct Weights<'a> {
 pub(in crate::bert_weights) fn read_weights<'a>(path: &'a Path, bytes: &'a [u8]) -> Result<Weights<'a>, LoadError> {
     let tensors = SafeTensors::deserialize(bytes)
         .map_err(|error| LoadError::Parse { path: path.into(), reason: format!("not a safetensors file: {error}") })?;
-    let prefixed = tensors.names().iter().any(|name| name.starts_with(PREFIX));
-    Ok(Weights { path, tensors, prefix: if prefixed { PREFIX } else { "" } })
+    let names = tensors.names();
+    let prefix = PREFIXES.into_iter().find(|prefix| names.iter().any(|name| name.starts_with(prefix)));
+    Ok(Weights { path, tensors, prefix: prefix.unwrap_or("") })
 }
 
 impl Weights<'_> {
