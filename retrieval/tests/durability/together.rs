@@ -27,7 +27,7 @@ use sluice_retrieval::{
     vector_index::Effort,
 };
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, time::timeout};
 
 use crate::{
     fixture::{NAME, Opened, document, open, schema, wait},
@@ -35,6 +35,8 @@ use crate::{
 };
 
 const DOCUMENTS: u32 = 60;
+/// What a search waits for a leg: what ends while its reader is open has to be kept for it.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A reader, and what the simple index finds. Where none is filled anew meanwhile, every leg finds all that the reader shows.
 fn found(opened: &Opened) -> (Reader, Vec<(DocId, String)>) {
@@ -43,10 +45,17 @@ fn found(opened: &Opened) -> (Reader, Vec<(DocId, String)>) {
         let progress = collection.progress().into_iter();
         progress.map(|(_, progress)| progress.filled.then_some(progress.fills)).collect()
     };
+    let begun = Instant::now();
     loop {
+        assert!(begun.elapsed() < Duration::from_secs(60), "in vain: {:?}", collection.progress());
         let reader = collection.read().unwrap();
-        for (leg, _) in collection.progress() {
-            wait(collection.reached(&leg, reader.lsn())).unwrap();
+        let legs = async {
+            for (leg, _) in collection.progress() {
+                collection.reached(&leg, reader.lsn()).await.unwrap();
+            }
+        };
+        if wait(async { timeout(PATIENCE, legs).await }).is_err() {
+            continue;
         }
         let before = fills();
         let found = check_found(collection, &reader, "beside writes");
@@ -91,7 +100,7 @@ fn together() {
         assert_eq!(opened.collection.try_submit(operations).unwrap().wait().unwrap().lsn.0, batch);
     };
     write(1);
-    let (over, searches) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (over, searches, mut rebuilds) = (AtomicBool::new(false), AtomicU64::new(0), 0);
     let last = thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
@@ -104,21 +113,26 @@ fn together() {
                 }
             });
         }
-        let (begun, mut batch) = (Instant::now(), 1);
+        let (begun, mut batch, mut rebuilt) = (Instant::now(), 1, 1);
         // A search that fails ends its thread; the scope says so in the end.
         while begun.elapsed() < Duration::from_secs(seconds) || searches.load(Ordering::Acquire) < 10 && batch < 10_000
         {
             batch += 1;
             write(batch);
-            if batch % 50 == 0 {
-                let legs = opened.collection.progress();
-                opened.collection.rebuild(&legs[(batch / 50) as usize % legs.len()].0).unwrap();
+            let legs = opened.collection.progress();
+            // Not while one is filled already: writes could begin it anew faster than it is done.
+            if batch >= rebuilt + 50 && legs.iter().all(|(_, progress)| progress.filled) {
+                opened.collection.rebuild(&legs[rebuilds % legs.len()].0).unwrap();
+                (rebuilt, rebuilds) = (batch, rebuilds + 1);
             }
         }
         over.store(true, Ordering::Release);
         batch
     });
-    println!("{last} batches of {DOCUMENTS} documents, {} searches", searches.load(Ordering::Acquire));
+    println!(
+        "{last} batches of {DOCUMENTS} documents, {} searches, {rebuilds} indexes filled anew",
+        searches.load(Ordering::Acquire)
+    );
     assert_eq!(search(&opened), last);
     check_legs(&opened.collection, &opened.collection.read().unwrap(), "in the end");
     assert!(searches.load(Ordering::Acquire) > 0);
