@@ -231,10 +231,12 @@ fn label(precision: Precision, isa: Isa) -> &'static str {
     match (precision, isa.set()) {
         (Precision::F32, InstructionSet::Avx512) => "cpu-f32-avx512",
         (Precision::F32, InstructionSet::Avx2) => "cpu-f32-avx2",
-        (Precision::F32, InstructionSet::Neon | InstructionSet::Fallback) => "cpu-f32-portable",
+        (Precision::F32, InstructionSet::Neon) => "cpu-f32-neon",
+        (Precision::F32, InstructionSet::Fallback) => "cpu-f32-portable",
         (Precision::Int8, InstructionSet::Avx512) => "cpu-int8-avx512",
         (Precision::Int8, InstructionSet::Avx2) => "cpu-int8-avx2",
-        (Precision::Int8, InstructionSet::Neon | InstructionSet::Fallback) => "cpu-int8-portable",
+        (Precision::Int8, InstructionSet::Neon) => "cpu-int8-neon",
+        (Precision::Int8, InstructionSet::Fallback) => "cpu-int8-portable",
     }
 }
 

@@ -8,9 +8,8 @@
 //! |---|---|---|---|
 //! | [`Avx512`](avx512::Avx512) | 16 | tiles of 12 × 32 | 4 of 8 bits (VNNI) |
 //! | [`Avx2`](avx2::Avx2) | 8 | tiles of 6 × 16 | 2 of 16 bits |
+//! | `Neon`, on aarch64 | 4 | tiles of 6 × 16 | 4 of 8 bits, less 128 |
 //! | [`Portable`](portable::Portable) | 8, as the compiler sees fit | tiles of 4 × 8 | 2 of 16 bits |
-//!
-//! aarch64 runs the portable code, which the compiler turns into Advanced SIMD with fused multiplication there.
 
 #![allow(unsafe_code, reason = "intrinsics, and reads and writes through pointers that callers vouch for")]
 
@@ -19,12 +18,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod slice;
 mod sums;
 mod tile;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::InstructionSet;
 use crate::Isa;
 
@@ -43,6 +44,8 @@ pub(crate) trait Simd: Copy {
     const LANES: usize;
     /// Small integers of a word, whose products [`Self::dot`] adds up.
     const CODES: usize;
+    /// What [`Self::store_codes`] takes from each small integer, for [`Self::dot`] to multiply what is left.
+    const CODE_OFFSET: i32 = 0;
     /// Whether [`Self::F32`] and [`Self::I32`] are registers, and [`Self::fetch`] does anything. Otherwise they are
     /// arrays, and those of a tile stay in registers only as long as they are not passed on.
     const NATIVE: bool;
@@ -97,11 +100,11 @@ pub(crate) trait Simd: Copy {
     fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn to_f32(self, a: Self::I32) -> Self::F32;
-    /// `sum` plus, word by word, the products of the words' unsigned small integers in `codes` and signed ones in
-    /// `weights`. Exact: nothing saturates on the way.
+    /// `sum` plus, word by word, the products of the words' small integers in `codes`, unsigned but for what was taken
+    /// from them, and signed ones in `weights`. Exact: nothing saturates on the way.
     fn dot(self, sum: Self::I32, codes: Self::I32, weights: Self::I32) -> Self::I32;
-    /// Writes `codes`, rounded to integers (ties to even) and brought into 0…255, as small integers one after another,
-    /// `LANES / CODES` words. What becomes of NaN is not said.
+    /// Writes `codes`, rounded to integers (ties to even) and brought into 0…255, less `CODE_OFFSET`, as small integers one
+    /// after another, `LANES / CODES` words. What becomes of NaN is not said.
     unsafe fn store_codes(self, to: *mut i32, codes: Self::F32);
 
     /// Turns rows into columns: writes element `k` of row `r`, times `factor`, to `to.first[k · to.stride + r]`, for
@@ -133,6 +136,9 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         InstructionSet::Avx2 => unsafe { avx2::run(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        InstructionSet::Neon => unsafe { neon::run(kernel) },
         _ => kernel.run(portable::Portable),
     }
 }

@@ -114,6 +114,7 @@ pub fn isa_label() -> &'static str {
     match Isa::best().set() {
         InstructionSet::Avx512 => "avx512",
         InstructionSet::Avx2 => "avx2",
-        InstructionSet::Neon | InstructionSet::Fallback => "portable",
+        InstructionSet::Neon => "neon",
+        InstructionSet::Fallback => "portable",
     }
 }

@@ -17,10 +17,12 @@ pub struct Codes {
     /// `[rows][words of a row]`; codes beyond `dim` meet weights of 0.
     words: Aligned<i32>,
     scales: Vec<f32>,
+    /// Less `offset`, as codes are in their words.
     zeros: Vec<i32>,
     rows: usize,
     dim: usize,
     codes_of_a_word: usize,
+    offset: i32,
 }
 
 impl Codes {
@@ -45,14 +47,15 @@ impl Codes {
     /// The code of 0 in that row.
     #[must_use]
     pub fn zero(&self, row: usize) -> i32 {
-        self.zeros[row]
+        self.zeros[row] + self.offset
     }
 
     /// One code, 0…255.
     #[must_use]
     pub fn code(&self, row: usize, k: usize) -> u8 {
         let word = self.words.as_slice()[row * self.row_words() + k / self.codes_of_a_word];
-        (word >> (32 / self.codes_of_a_word * (k % self.codes_of_a_word))) as u8
+        let stored = word >> (32 / self.codes_of_a_word * (k % self.codes_of_a_word));
+        stored.wrapping_add(self.offset) as u8
     }
 
     /// Words of a row: whole registers of the code that writes them.
@@ -73,7 +76,7 @@ impl Codes {
         &self.scales
     }
 
-    /// Of each row.
+    /// Of each row, less what codes are stored less of.
     pub(super) fn zeros(&self) -> &[i32] {
         &self.zeros
     }
@@ -99,6 +102,7 @@ impl Kernel for Quantize<'_> {
         codes.rows = rows;
         codes.dim = dim;
         codes.codes_of_a_word = layer.codes_of_a_word();
+        codes.offset = S::CODE_OFFSET;
         let row_words = codes.row_words();
         codes.words.grow(rows * row_words);
         codes.scales.clear();
@@ -107,7 +111,7 @@ impl Kernel for Quantize<'_> {
         for (row, words) in x.chunks_exact(dim).zip(words) {
             let (scale, zero) = quantize_row(simd, row, inverse_factors, words);
             codes.scales.push(scale);
-            codes.zeros.push(zero);
+            codes.zeros.push(zero - S::CODE_OFFSET);
         }
     }
 }
