@@ -157,6 +157,7 @@ pub fn run(options: &Options, machine: &Machine) -> anyhow::Result<Report> {
     let mut ours = Ours {
         f32: load("sluice", own)?,
         int8: load("sluice int8", CpuOptions { precision: Precision::Int8, ..own })?,
+        f16: load("sluice f16", CpuOptions { precision: Precision::F16, ..own })?,
         avx2: avx2.map(|isa| load("sluice avx2", CpuOptions { isa: Some(isa), ..own })).transpose()?,
         candle: load("candle's products", CpuOptions { engine: CpuEngine::Candle, ..own })?,
         served,

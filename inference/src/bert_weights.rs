@@ -4,6 +4,7 @@ mod tensors;
 
 use std::path::Path;
 
+use half::{f16, slice::HalfFloatSliceExt};
 use sluice_core::batch::PackedBatch;
 use sluice_kernels::layer_norm::LayerNorm;
 
@@ -19,9 +20,9 @@ pub(crate) struct BertFile<'a> {
     config: &'a BertConfig,
 }
 
-/// Tables of `hidden` columns.
-pub(crate) struct Embeddings {
-    pub(crate) words: Vec<f32>,
+/// Tables of `hidden` columns; that of words is by far the largest.
+pub(crate) struct Embeddings<W = f32> {
+    pub(crate) words: Vec<W>,
     pub(crate) positions: Vec<f32>,
     pub(crate) token_types: Vec<f32>,
     pub(crate) norm: Norm,
@@ -78,6 +79,11 @@ impl<'a> BertFile<'a> {
     /// A fault of the file as a whole.
     pub(crate) fn fault(&self, reason: String) -> LoadError {
         self.weights.parse_error(reason)
+    }
+
+    /// Every number of the file is to be kept in f16.
+    pub(crate) fn check_halves(&self) -> Result<(), LoadError> {
+        self.weights.check_halves()
     }
 
     pub(crate) fn embeddings(&self) -> Result<Embeddings, LoadError> {
@@ -161,15 +167,41 @@ impl<'a> BertFile<'a> {
     }
 }
 
-impl Embeddings {
+/// A number of a table, as it is stored.
+pub(crate) trait Stored: Sized {
+    fn read(row: &[Self], out: &mut [f32]);
+}
+
+impl Stored for f32 {
+    fn read(row: &[Self], out: &mut [f32]) {
+        out.copy_from_slice(row);
+    }
+}
+
+impl Stored for f16 {
+    fn read(row: &[Self], out: &mut [f32]) {
+        row.convert_to_f32_slice(out);
+    }
+}
+
+impl<W: Stored> Embeddings<W> {
     /// The sum of a token's three embeddings into `out`, not yet normalised.
     pub(crate) fn sum(&self, id: u32, position: u32, token_type: u32, out: &mut [f32]) {
         let dim = out.len();
         let row = |index: u32| index as usize * dim..(index as usize + 1) * dim;
-        let rows = self.words[row(id)].iter().zip(&self.positions[row(position)]);
-        for (out, ((word, position), token_type)) in out.iter_mut().zip(rows.zip(&self.token_types[row(token_type)])) {
-            *out = word + position + token_type;
+        W::read(&self.words[row(id)], out);
+        let others = self.positions[row(position)].iter().zip(&self.token_types[row(token_type)]);
+        for (out, (position, token_type)) in out.iter_mut().zip(others) {
+            *out = *out + position + token_type;
         }
+    }
+}
+
+impl Embeddings {
+    /// With the table of words in f16.
+    pub(crate) fn in_halves(self) -> Embeddings<f16> {
+        let Self { words, positions, token_types, norm } = self;
+        Embeddings { words: words.into_iter().map(f16::from_f32).collect(), positions, token_types, norm }
     }
 }
 

@@ -29,6 +29,7 @@ mod scratch;
 
 use std::{ops::Range, path::Path, sync::Arc};
 
+use half::f16;
 use sluice_core::batch::PackedBatch;
 use sluice_kernels::{
     Isa, ShapeError,
@@ -85,11 +86,17 @@ pub(crate) struct CpuEncoder {
     config: BertConfig,
     isa: Isa,
     pool: Arc<ComputePool>,
-    embeddings: Embeddings,
+    embeddings: Tables,
     layers: Vec<Layer>,
     head: Option<Head>,
     parameters: u64,
     scratch: Scratch,
+}
+
+/// The embeddings as they are kept.
+enum Tables {
+    F32(Embeddings),
+    F16(Embeddings<f16>),
 }
 
 /// logit = classifier · tanh(pooler(h)) + bias, for the vector h of the first token.
@@ -120,6 +127,9 @@ impl CpuEncoder {
         let bytes = crate::folder::read_file(path)?;
         let file = BertFile::read(path, &bytes, config)?;
         let fault = |error: ShapeError| file.fault(error.to_string());
+        if precision == Precision::F16 {
+            file.check_halves()?;
+        }
         let embeddings = file.embeddings()?;
         let mut layers: Vec<Layer> = Vec::new();
         for index in 0..config.num_layers {
@@ -129,6 +139,10 @@ impl CpuEncoder {
         }
         let head = if with_head { Some(file.head(config_path)?) } else { None };
         let head = head.map(|head| Head::pack(isa, head)).transpose().map_err(fault)?;
+        let embeddings = match precision {
+            Precision::F16 => Tables::F16(embeddings.in_halves()),
+            Precision::F32 | Precision::Int8 => Tables::F32(embeddings),
+        };
         let (parameters, scratch) = (file.parameters(), Scratch::default());
         Ok(Self { config: config.clone(), isa, pool, embeddings, layers, head, parameters, scratch })
     }
@@ -260,9 +274,14 @@ impl CpuEncoder {
                 sequence += 1;
             }
             let position = row as u32 - cu_seqlens[sequence];
-            self.embeddings.sum(batch.input_ids()[row], position, batch.token_type_ids()[row], out);
+            let (id, token_type) = (batch.input_ids()[row], batch.token_type_ids()[row]);
+            match &self.embeddings {
+                Tables::F32(tables) => tables.sum(id, position, token_type, out),
+                Tables::F16(tables) => tables.sum(id, position, token_type, out),
+            }
         }
-        layer_norm(self.isa, self.embeddings.norm.args(&[], &[]), out)
+        let (Tables::F32(Embeddings { norm, .. }) | Tables::F16(Embeddings { norm, .. })) = &self.embeddings;
+        layer_norm(self.isa, norm.args(&[], &[]), out)
     }
 
     /// Query, key and value of some rows of the batch for layer `index`, if there is one; of `firsts` alone, the query

@@ -83,6 +83,14 @@ pub enum LoadError {
         /// Its type.
         found: String,
     },
+    /// A weight that f16 does not hold, where weights are to be kept in it.
+    #[error("{}: a weight is {found:e}, and precision \"f16\" keeps at most 65504", path.display())]
+    HalfRange {
+        /// The weights file.
+        path: PathBuf,
+        /// The weight.
+        found: f32,
+    },
     /// A tokenizer that cannot be used with this model.
     #[error("{}: the tokenizer {reason}", path.display())]
     Tokenizer {

@@ -29,8 +29,8 @@ pub struct ModelInfo {
     pub digest: String,
     /// Architecture named by the folder, e.g. `BertModel`; `scripted` for a scripted model.
     pub architecture: String,
-    /// What computes it: `cpu-f32-avx512` and the like (precision and instructions), `cuda-f16` or `cuda-f16-cublaslt`
-    /// (who multiplies), `candle-cpu` or `scripted`.
+    /// What computes it: `cpu-f32-avx512` and the like (precision and instructions), `cuda-f16`, `cuda-f16-cublaslt` or
+    /// `cuda-f16-mixed` (who multiplies), `candle-cpu` or `scripted`.
     pub backend: &'static str,
     /// Reranks by MaxSim over token vectors.
     pub late_interaction: bool,
@@ -111,6 +111,9 @@ pub enum Precision {
     /// Everything in f32.
     #[default]
     F32,
+    /// Weights kept in f16, which is half the memory, and everything computed in f32: the scores of a checkpoint in f16
+    /// are those of [`F32`](Self::F32).
+    F16,
     /// Weights and activations of linear layers in 8 bits, the rest in f32: about three times as fast, and its scores
     /// are others.
     Int8,
@@ -233,6 +236,10 @@ fn label(precision: Precision, isa: Isa) -> &'static str {
         (Precision::F32, InstructionSet::Avx2) => "cpu-f32-avx2",
         (Precision::F32, InstructionSet::Neon) => "cpu-f32-neon",
         (Precision::F32, InstructionSet::Fallback) => "cpu-f32-portable",
+        (Precision::F16, InstructionSet::Avx512) => "cpu-f16-avx512",
+        (Precision::F16, InstructionSet::Avx2) => "cpu-f16-avx2",
+        (Precision::F16, InstructionSet::Neon) => "cpu-f16-neon",
+        (Precision::F16, InstructionSet::Fallback) => "cpu-f16-portable",
         (Precision::Int8, InstructionSet::Avx512) => "cpu-int8-avx512",
         (Precision::Int8, InstructionSet::Avx2) => "cpu-int8-avx2",
         (Precision::Int8, InstructionSet::Neon) => "cpu-int8-neon",

@@ -1,10 +1,12 @@
 //! Our own engine's promise: what it makes of a sequence is the same bits whoever shares the batch, and however many
-//! threads compute it; in both precisions, with every instruction set that the machine has.
+//! threads compute it; in every precision, with every instruction set that the machine has.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helper functions of tests")]
 
 mod support;
 
+use half::f16;
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
+use safetensors::Dtype;
 use sluice_core::{
     Operation,
     batch::{Role, Sequence},
@@ -68,7 +70,8 @@ fn check(sizes: Sizes, lengths: &[usize]) {
     let strangers = documents(&mut rng, &[5, 60, 1, 31, 12, 2, 47]);
     for pooling in ["pooling_mode_mean_tokens", "pooling_mode_cls_token"] {
         let folder = folder(sizes, pooling);
-        for (isa, precision) in Isa::available().flat_map(|isa| [(isa, Precision::F32), (isa, Precision::Int8)]) {
+        let precisions = [Precision::F32, Precision::F16, Precision::Int8];
+        for (isa, precision) in Isa::available().flat_map(|isa| precisions.map(|precision| (isa, precision))) {
             let options = |threads| CpuOptions { isa: Some(isa), precision, threads, ..ROOMY };
             let mut one = load(&folder, &options(1));
             let what = format!("{}, {pooling}", one.info.backend);
@@ -112,6 +115,51 @@ fn short_sequences_of_odd_sizes() {
 #[test]
 fn long_sequences() {
     check(LONG, &[512, 1, 129, 257, 40]);
+}
+
+#[test]
+fn a_checkpoint_in_f16_has_the_same_scores_with_its_weights_in_f16() {
+    let folder = folder(LONG, "pooling_mode_mean_tokens");
+    let tensors = tiny::tensors_of(LONG, 2, 1);
+    tiny::write_tensors_as(folder.path(), &tensors, Dtype::F16, |x| f16::from_f32(x).to_le_bytes().to_vec());
+    let own = documents(&mut SmallRng::seed_from_u64(5), &[1, 3, 20, 100, 400]);
+    for isa in Isa::available() {
+        let vectors = |precision| {
+            let mut model = load(&folder, &CpuOptions { isa: Some(isa), precision, ..ROOMY });
+            compute(&mut model, Operation::EncodeTokens, &own)
+        };
+        assert_eq!(vectors(Precision::F32), vectors(Precision::F16), "{}", isa.name());
+    }
+    // Of one in f32 they are rounded.
+    tiny::write_tensors(folder.path(), &tensors);
+    let vectors = |precision| {
+        let mut model = load(&folder, &CpuOptions { precision, ..ROOMY });
+        compute(&mut model, Operation::EncodeDense, &own)
+    };
+    for (exact, rounded) in vectors(Precision::F32).iter().zip(vectors(Precision::F16)) {
+        assert_ne!(exact, &rounded);
+        let cosine: f32 = exact.iter().zip(rounded).map(|(&a, b)| f32::from_bits(a) * f32::from_bits(b)).sum();
+        assert!(cosine > 0.9999, "{cosine}");
+    }
+}
+
+#[test]
+fn weights_beyond_f16_are_refused_in_it() {
+    let folder = folder(SMALL, "pooling_mode_mean_tokens");
+    let mut tensors = tiny::tensors_of(SMALL, 2, 1);
+    tensors.get_mut("encoder.layer.1.output.dense.weight").unwrap().1[5] = -65_520.0;
+    tiny::write_tensors(folder.path(), &tensors);
+    let load = |precision| {
+        load_folder(folder.path(), String::new(), String::new(), &CpuOptions { precision, ..ROOMY })
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(load(Precision::F32), Ok(()));
+    let refused = load(Precision::F16).unwrap_err();
+    assert!(
+        refused.ends_with("model.safetensors: a weight is -6.552e4, and precision \"f16\" keeps at most 65504"),
+        "{refused}"
+    );
 }
 
 #[test]

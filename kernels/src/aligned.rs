@@ -18,7 +18,7 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Why nobody asks for so much that its bytes cannot be counted.
 const FITS: &str = "a vector in memory is no larger than memory";
 
-/// A whole number of cache lines of words of 32 bits, so that no register is loaded from two of them; in huge pages where
+/// A whole number of cache lines of words of 16 or 32 bits, so that no register is loaded from two of them; in huge pages where
 /// there are enough words and the system grants them.
 pub struct Aligned<T> {
     /// Dangling if there are none.
@@ -107,7 +107,7 @@ impl<T> Drop for Aligned<T> {
 
 /// Of that many words: lines, or huge pages if the last of them would be half full at least.
 fn layout<T>(count: usize) -> Layout {
-    const { assert!(size_of::<T>() == 4) };
+    const { assert!(size_of::<T>() == 4 || size_of::<T>() == 2) };
     let bytes = count.checked_mul(size_of::<T>()).expect(FITS);
     let align = if bytes >= HUGE_PAGE_BYTES / 2 { HUGE_PAGE_BYTES } else { LINE_BYTES };
     let rest = bytes % HUGE_PAGE_BYTES;

@@ -4,7 +4,7 @@
 //!
 //! | argument | shape | layout |
 //! |---|---|---|
-//! | `weight` | `[outputs, inputs]` | row-major, as checkpoints have it; packed into panels once |
+//! | `weight` | `[outputs, inputs]` | row-major, as checkpoints have it; packed into panels once, in f32 or f16 |
 //! | `bias` | `[outputs]` | |
 //! | `x` | `[rows, inputs]` | row-major |
 //! | `out` | `[rows, outputs]` | row-major |
@@ -29,7 +29,7 @@ use std::ops::Range;
 
 use crate::{Isa, ShapeError, activation::Activation, shape, simd::dispatch};
 
-pub use packed::PackedLinear;
+pub use packed::{PackedLinear, Storage};
 pub(crate) use product::PanelOut;
 
 /// Arguments of [`linear`].
@@ -61,14 +61,14 @@ pub fn linear(args: Linear<'_>, out: &mut [f32]) -> Result<(), ShapeError> {
 }
 
 impl PackedLinear {
-    /// Packs weights `[outputs, inputs]` and their bias for a machine's instructions.
+    /// Packs weights `[outputs, inputs]` and their bias, which stays in f32, for a machine's instructions.
     ///
     /// # Errors
     /// [`ShapeError`] if there are no outputs, no inputs, or `weight` has another length than they imply.
-    pub fn pack(isa: Isa, weight: &[f32], bias: &[f32], inputs: usize) -> Result<Self, ShapeError> {
+    pub fn pack(isa: Isa, storage: Storage, weight: &[f32], bias: &[f32], inputs: usize) -> Result<Self, ShapeError> {
         shape::not_zero("inputs", inputs)?;
         shape::not_zero("bias", bias.len())?;
         shape::length("weight", bias.len() * inputs, weight.len())?;
-        Ok(Self::of_rows(isa, weight, bias, inputs))
+        Ok(Self::of_rows(isa, storage, weight, bias, inputs))
     }
 }

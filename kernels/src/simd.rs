@@ -28,11 +28,12 @@ mod tile;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::InstructionSet;
 use crate::Isa;
+use half::f16;
 
 pub(crate) use math::{Function, GeluErf, GeluTanh, Identity, Relu};
 pub(crate) use slice::{load, registers, store};
 pub(crate) use tile::{
-    Ahead, FLOATS_OF_A_LINE, Micro, Out, Rows, Sink, Steps, TILE_MAX, Tile, TileRows, dot, multiply, tiles,
+    Ahead, FLOATS_OF_A_LINE, Micro, Out, Rows, Sink, Steps, Stored, TILE_MAX, Tile, TileRows, dot, multiply, tiles,
 };
 
 /// A register of one instruction set, and what can be done with it.
@@ -62,6 +63,8 @@ pub(crate) trait Simd: Copy {
 
     fn splat(self, x: f32) -> Self::F32;
     unsafe fn load(self, from: *const f32) -> Self::F32;
+    /// As [`Self::load`], of halves; exact.
+    unsafe fn load_f16(self, from: *const f16) -> Self::F32;
     unsafe fn store(self, to: *mut f32, x: Self::F32);
     /// The first `count` lanes, which are fewer than all; 0 in the others.
     unsafe fn load_first(self, from: *const f32, count: usize) -> Self::F32;

@@ -116,6 +116,8 @@ pub enum Precision {
     /// In f32.
     #[default]
     F32,
+    /// In f32, with weights kept in f16: half the memory.
+    F16,
     /// Linear layers in integers of 8 bits: about three times as fast; scores differ a little.
     Int8,
 }
@@ -124,6 +126,7 @@ impl From<Precision> for sluice_inference::Precision {
     fn from(precision: Precision) -> Self {
         match precision {
             Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
             Precision::Int8 => Self::Int8,
         }
     }
@@ -293,7 +296,7 @@ impl ServerConfig {
         require(
             self.precision == Precision::F32 || self.backend != CpuBackend::Candle,
             "precision",
-            "candle computes in f32 alone; use backend \"auto\" or \"cpu\" for \"int8\"",
+            "candle keeps and computes everything in f32; use backend \"auto\" or \"cpu\" for \"f16\" and \"int8\"",
         );
         let insists = matches!(self.device, Device::Cuda(_) | Device::CudaAll);
         require(
@@ -302,7 +305,7 @@ impl ServerConfig {
             "candle computes on the processor, and `device` asks for a CUDA device",
         );
         require(
-            !insists || self.precision == Precision::F32,
+            !insists || self.precision != Precision::Int8,
             "precision",
             "is the processor's; the CUDA device that `device` asks for computes in f16",
         );

@@ -154,7 +154,7 @@ impl<'a> Placement<'a> {
             return Ok(sluice_inference::load_scripted_on(file, device)?);
         }
         // Who names an engine of the processor, or its int8, wants that.
-        let on_cpu = self.config.backend != CpuBackend::Auto || self.config.precision != Precision::F32;
+        let on_cpu = self.config.backend != CpuBackend::Auto || self.config.precision == Precision::Int8;
         let wanted = self.insists || !on_cpu;
         if let Some(ordinal) = self.ordinal(device).filter(|_| wanted) {
             let options = CudaOptions {

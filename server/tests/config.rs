@@ -129,9 +129,14 @@ fn what_the_processor_alone_does_is_not_asked_of_a_cuda_device() {
         check(&device, Ok(()));
         check(&format!("{device}backend = \"candle\"\n"), Err("backend: candle computes on the processor"));
         check(&format!("{device}precision = \"int8\"\n"), Err("precision: is the processor's"));
+        check(&format!("{device}precision = \"f16\"\n"), Ok(()));
     }
     for device in ["auto", "cpu"] {
         check(&format!("device = \"{device}\"\nbackend = \"candle\"\n"), Ok(()));
-        check(&format!("device = \"{device}\"\nprecision = \"int8\"\n"), Ok(()));
+        for precision in ["f16", "int8"] {
+            check(&format!("device = \"{device}\"\nprecision = \"{precision}\"\n"), Ok(()));
+            let candle = format!("device = \"{device}\"\nbackend = \"candle\"\nprecision = \"{precision}\"\n");
+            check(&candle, Err("precision: candle keeps"));
+        }
     }
 }

@@ -23,6 +23,8 @@ pub struct Ours {
     pub f32: InProcess,
     /// In int8.
     pub int8: InProcess,
+    /// With weights in f16.
+    pub f16: InProcess,
     /// With AVX2, where the machine has more.
     pub avx2: Option<InProcess>,
     /// Our packed graph on candle's products: the second opinion.
@@ -44,17 +46,18 @@ impl Ours {
     /// What computes each.
     #[must_use]
     pub fn descriptions(&self) -> Vec<String> {
-        let engines = [Some(&self.f32), Some(&self.int8), self.avx2.as_ref(), Some(&self.candle)];
+        let engines = [Some(&self.f32), Some(&self.int8), Some(&self.f16), self.avx2.as_ref(), Some(&self.candle)];
         engines.into_iter().flatten().map(InProcess::description).collect()
     }
 
     /// All of them, in the order in which [`Tracks::of`] takes their tracks; the rivals' follow.
     pub fn contenders(&mut self, method: Method) -> Vec<Box<dyn Contender + '_>> {
-        let Self { f32, int8, avx2, candle, served } = self;
+        let Self { f32, int8, f16, avx2, candle, served } = self;
         let mut contenders: Vec<Box<dyn Contender + '_>> = vec![Box::new(f32.contender(method))];
         contenders.push(Box::new(int8.contender(method)));
         contenders.push(Box::new(candle.contender(method)));
         contenders.push(Box::new(served.contender(method)));
+        contenders.push(Box::new(f16.contender(method)));
         contenders.extend(avx2.as_mut().map(|avx2| Box::new(avx2.contender(method)) as Box<dyn Contender + '_>));
         contenders
     }
@@ -66,6 +69,7 @@ pub struct Tracks {
     int8: Track,
     candle: Track,
     served: Track,
+    f16: Track,
     avx2: Option<Track>,
     rival_f32: Track,
     rival_int8: Track,
@@ -79,19 +83,19 @@ impl Tracks {
     /// If some are missing.
     pub fn of(tracks: Vec<Track>) -> anyhow::Result<Self> {
         let missing = || anyhow!("a contender is missing");
-        let with_avx2 = tracks.len() > 7;
+        let with_avx2 = tracks.len() > 8;
         let mut tracks = tracks.into_iter();
         let mut next = || tracks.next().ok_or_else(missing);
-        let (ours, int8, candle, served) = (next()?, next()?, next()?, next()?);
+        let (ours, int8, candle, served, f16) = (next()?, next()?, next()?, next()?, next()?);
         let avx2 = if with_avx2 { Some(next()?) } else { None };
         let (rival_f32, rival_int8, candle_bert) = (next()?, next()?, next()?);
-        Ok(Self { ours, int8, candle, served, avx2, rival_f32, rival_int8, candle_bert })
+        Ok(Self { ours, int8, candle, served, f16, avx2, rival_f32, rival_int8, candle_bert })
     }
 
     /// Every comparison of the case.
     #[must_use]
     pub fn rows(&self, case: &str, targets: Targets) -> Vec<Row> {
-        let Self { ours, int8, candle, served, avx2, rival_f32, rival_int8, candle_bert } = self;
+        let Self { ours, int8, candle, served, f16, avx2, rival_f32, rival_int8, candle_bert } = self;
         let rate = Pass::documents_per_second;
         let row = |part: &str, tracks, target| row(format!("{case}{part}"), "documents/s", tracks, rate, target);
         let mut rows = vec![
@@ -104,6 +108,7 @@ impl Tracks {
             row("/int8", (int8, candle_bert), Some(CANDLE_TARGETS[1])),
         ];
         rows.extend(avx2.as_ref().map(|avx2| row("/avx2", (avx2, rival_f32), Some(AVX2_TARGET))));
+        rows.push(row("/f16", (f16, ours), None));
         let encode = format!("{case}/encode");
         rows.push(self::row(encode, "tokens/s", (ours, rival_f32), Pass::tokens_per_second, None));
         rows.push(row("/grpc", (served, ours), Some(GRPC_TARGET)));
@@ -125,7 +130,7 @@ impl Tracks {
             }
         }
         let tokens = |track: &Track| track.passes.first().map_or(0, |pass| pass.tokens);
-        for track in f32.into_iter().flatten().chain([&self.int8, &self.candle_bert]) {
+        for track in f32.into_iter().flatten().chain([&self.int8, &self.f16, &self.candle_bert]) {
             let (ours, rival) = (tokens(track), tokens(&self.rival_f32));
             if ours != rival {
                 faults.push(format!("{case}: {ours} tokens of {}, and {rival} of ONNX Runtime", track.name));
@@ -140,11 +145,12 @@ impl Tracks {
         let difference = |track: &Track| track.largest_difference(&self.rival_f32);
         let pass = self.rival_f32.passes.first().copied().unwrap_or_default();
         format!(
-            "{:.1} tokens a document; scores within {:.1e} of the f32 rival's (over gRPC {:.1e}, int8 {:.1e}; the int8 \
-             rival's own within {:.1e})",
+            "{:.1} tokens a document; scores within {:.1e} of the f32 rival's (over gRPC {:.1e}, f16 {:.1e}, int8 {:.1e}; the \
+             int8 rival's own within {:.1e})",
             pass.tokens as f64 / pass.documents as f64,
             difference(&self.ours),
             difference(&self.served),
+            difference(&self.f16),
             difference(&self.int8),
             difference(&self.rival_int8),
         )
@@ -193,6 +199,7 @@ mod tests {
             &mut paced("sluice int8", 1, 0.3),
             &mut paced("candle's products", 16, 0.5),
             &mut paced("sluice over grpc", 8, 0.5),
+            &mut paced("sluice f16", 2, 0.5),
             &mut paced("sluice avx2", 4, 0.5),
             &mut paced("onnxruntime f32", 2, 0.5),
             &mut paced("onnxruntime int8", 1, 0.25),
@@ -217,6 +224,7 @@ mod tests {
             ("dense/natural/int8", 500.0, "onnxruntime f32", 2.0, None),
             ("dense/natural/int8", 500.0, "candle-transformers", 32.0, Some(4.0)),
             ("dense/natural/avx2", 125.0, "onnxruntime f32", 0.5, Some(1.0)),
+            ("dense/natural/f16", 250.0, "sluice", 2.0, None),
             ("dense/natural/encode", 2500.0, "onnxruntime f32", 0.5, None),
             ("dense/natural/grpc", 62.5, "sluice", 0.5, Some(0.9)),
         ];

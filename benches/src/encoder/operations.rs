@@ -5,7 +5,7 @@ use std::{hint::black_box, time::Duration};
 use sluice_kernels::{
     Isa,
     attention::{Attend, AttentionScratch, attend},
-    linear::{Linear, PackedLinear, linear},
+    linear::{Linear, PackedLinear, Storage, linear},
     peak,
     quantized::{Codes, QuantizedLayer, QuantizedLinear, linear_int8, quantize},
 };
@@ -44,7 +44,7 @@ pub fn rows(clock: fn() -> Duration) -> anyhow::Result<Vec<Row>> {
         let bias = numbers(outputs);
         let mut out = vec![0.0; ROWS * outputs];
 
-        let layer = PackedLinear::pack(isa, &weight, &bias, inputs)?;
+        let layer = PackedLinear::pack(isa, Storage::F32, &weight, &bias, inputs)?;
         let mut run = || linear(Linear { layer: &layer, x: &x, outputs: 0..outputs, activation: None }, &mut out);
         run()?;
         let found = fastest(clock, || run().is_ok());

@@ -64,6 +64,13 @@ impl Weights<'_> {
             .sum()
     }
 
+    /// Every finite number is within f16.
+    pub(in crate::bert_weights) fn check_halves(&self) -> Result<(), LoadError> {
+        let beyond = |x: &f32| x.is_finite() && f16::from_f32(*x).is_infinite();
+        let all = self.tensors.iter().filter_map(|(_, tensor)| to_f32(&tensor)?.into_iter().find(beyond)).next();
+        all.map_or(Ok(()), |found| Err(LoadError::HalfRange { path: self.path.into(), found }))
+    }
+
     /// A fault of the file as a whole.
     pub(in crate::bert_weights) fn parse_error(&self, reason: String) -> LoadError {
         LoadError::Parse { path: self.path.into(), reason }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use sluice_kernels::{
     Isa, ShapeError,
     activation::Activation,
-    linear::{Linear, PackedLinear, linear},
+    linear::{Linear, PackedLinear, Storage, linear},
     quantized::{Codes, QuantizedLayer, QuantizedLinear, linear_int8, quantize},
 };
 
@@ -16,7 +16,8 @@ use crate::{
 
 /// Packed weights.
 pub(super) enum Product {
-    F32(PackedLinear),
+    /// Multiplied in f32, however stored.
+    Floats(PackedLinear),
     Int8(QuantizedLayer),
 }
 
@@ -47,7 +48,8 @@ impl Product {
     ) -> Result<Self, ShapeError> {
         let LinearWeights { weight, bias, inputs } = weights;
         Ok(match precision {
-            Precision::F32 => Self::F32(PackedLinear::pack(isa, weight, bias, *inputs)?),
+            Precision::F32 => Self::Floats(PackedLinear::pack(isa, Storage::F32, weight, bias, *inputs)?),
+            Precision::F16 => Self::Floats(PackedLinear::pack(isa, Storage::F16, weight, bias, *inputs)?),
             Precision::Int8 => Self::Int8(QuantizedLayer::pack(isa, weight, bias, *inputs, factors)?),
         })
     }
@@ -55,7 +57,7 @@ impl Product {
     /// Components of an output row.
     pub(super) fn outputs(&self) -> usize {
         match self {
-            Self::F32(layer) => layer.outputs(),
+            Self::Floats(layer) => layer.outputs(),
             Self::Int8(layer) => layer.outputs(),
         }
     }
@@ -70,7 +72,7 @@ impl Product {
         out: &mut [f32],
     ) -> Result<(), ShapeError> {
         match self {
-            Self::F32(layer) => linear(Linear { layer, x, outputs, activation }, out),
+            Self::Floats(layer) => linear(Linear { layer, x, outputs, activation }, out),
             Self::Int8(layer) => {
                 quantize(layer, x, codes)?;
                 linear_int8(QuantizedLinear { layer, x: codes, outputs, activation }, out)

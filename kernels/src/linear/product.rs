@@ -9,12 +9,14 @@
 
 use std::{marker::PhantomData, mem::MaybeUninit, ops::Range, slice};
 
-use super::Linear;
+use half::f16;
+
+use super::{Linear, packed::Panels};
 use crate::{
     activation::Activation,
     simd::{
-        Ahead, Function, GeluErf, GeluTanh, Identity, Kernel, Micro, Out, Relu, Rows, Simd, Sink, Steps, TILE_MAX,
-        TileRows, multiply, tiles,
+        Ahead, Function, GeluErf, GeluTanh, Identity, Kernel, Micro, Out, Relu, Rows, Simd, Sink, Steps, Stored,
+        TILE_MAX, TileRows, multiply, tiles,
     },
 };
 
@@ -41,13 +43,23 @@ impl Kernel for Product<'_> {
 impl Product<'_> {
     #[inline(always)]
     fn activated<S: Simd, F: Function>(self, simd: S) {
+        match self.args.layer.panels() {
+            Panels::F32(panels) => self.stored::<S, F, f32>(simd, panels.as_slice()),
+            Panels::F16(panels) => self.stored::<S, F, f16>(simd, panels.as_slice()),
+        }
+    }
+
+    /// Of the layer's panels, end to end.
+    #[inline(always)]
+    fn stored<S: Simd, F: Function, W: Stored>(self, simd: S, stored: &[W]) {
         let Self { args: Linear { layer, x, outputs, .. }, rows, out } = self;
         let (inputs, columns) = (layer.inputs(), layer.columns());
+        let first = |panel: usize| stored[panel * columns * inputs..][..columns * inputs].as_ptr();
         assert_eq!(columns, S::Full::VECTORS * S::LANES, "a layer is run with the set that it was packed for");
         let panels = outputs.start / columns..outputs.end.div_ceil(columns);
         for panel in panels.clone() {
-            let weights = layer.panel(panel).as_ptr();
-            let next = (panel + 1 < panels.end).then(|| layer.panel(panel + 1).as_ptr());
+            let weights = first(panel);
+            let next = (panel + 1 < panels.end).then(|| first(panel + 1));
             let mut place = PanelOut::new(out, layer.outputs(), panel * columns..layer.outputs(), columns);
             for TileRows { start, count, shape } in tiles::<S>(rows) {
                 let left = Rows { first: x[start * inputs..].as_ptr(), stride: inputs, count };

@@ -1,3 +1,4 @@
+use half::f16;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::*;
@@ -17,7 +18,11 @@ impl Case {
     }
 
     fn run(&self, isa: Isa, x: &[f32], activation: Option<Activation>) -> Vec<f32> {
-        let layer = PackedLinear::pack(isa, &self.weight, &self.bias, self.inputs).unwrap();
+        self.run_stored(isa, Storage::F32, x, activation)
+    }
+
+    fn run_stored(&self, isa: Isa, storage: Storage, x: &[f32], activation: Option<Activation>) -> Vec<f32> {
+        let layer = PackedLinear::pack(isa, storage, &self.weight, &self.bias, self.inputs).unwrap();
         let outputs = self.bias.len();
         let mut out = vec![f32::NAN; x.len() / self.inputs * outputs];
         linear(Linear { layer: &layer, x, outputs: 0..outputs, activation }, &mut out).unwrap();
@@ -54,6 +59,33 @@ fn equals_the_reference() {
 }
 
 #[test]
+fn weights_in_f16_are_multiplied_as_what_they_were_rounded_to() {
+    for isa in Isa::available() {
+        for (rows, inputs, outputs) in shapes() {
+            let case = Case::random(4, rows, inputs, outputs);
+            let rounded = case.weight.iter().map(|&w| f16::from_f32(w).to_f32()).collect();
+            assert_ne!(case.weight, rounded);
+            for activation in [None, Some(Activation::GeluErf)] {
+                let found = case.run_stored(isa, Storage::F16, &case.x, activation);
+                let rounded = Case { weight: Vec::clone(&rounded), x: case.x.clone(), bias: case.bias.clone(), inputs };
+                let expected = rounded.run(isa, &case.x, activation);
+                assert_eq!(found, expected, "{}, {rows} × {inputs} × {outputs}: the same bits", isa.name());
+            }
+        }
+        let case = Case { weight: vec![1e-7, 65504.0, -7e4, f32::NAN], x: vec![1.0], bias: vec![0.0; 4], inputs: 1 };
+        let found = case.run_stored(isa, Storage::F16, &case.x, None);
+        let subnormal = f16::from_f32(1e-7).to_f32();
+        assert!(
+            found[..3] == [subnormal, 65504.0, f32::NEG_INFINITY] && found[3].is_nan(),
+            "{}: {found:?}",
+            isa.name()
+        );
+        let bytes = |storage| PackedLinear::pack(isa, storage, &[0.5; 64 * 96], &[0.0; 96], 64).unwrap().bytes();
+        assert_eq!(bytes(Storage::F32) - bytes(Storage::F16), 64 * 96 * 2);
+    }
+}
+
+#[test]
 fn activations_are_applied_to_the_sum() {
     for isa in Isa::available() {
         for activation in [Activation::GeluErf, Activation::GeluTanh, Activation::Relu] {
@@ -83,7 +115,7 @@ fn a_row_is_the_same_bits_whatever_is_around_it() {
 fn a_range_of_outputs_is_the_same_and_leaves_the_others() {
     for isa in Isa::available() {
         let case = Case::random(4, 7, 20, 96);
-        let layer = PackedLinear::pack(isa, &case.weight, &case.bias, 20).unwrap();
+        let layer = PackedLinear::pack(isa, Storage::F32, &case.weight, &case.bias, 20).unwrap();
         let all = case.run(isa, &case.x, None);
         let mut out = vec![-7.0; all.len()];
         linear(Linear { layer: &layer, x: &case.x, outputs: 32..64, activation: None }, &mut out).unwrap();
@@ -111,12 +143,12 @@ fn nan_stays_in_its_row() {
 fn misfits_are_named() {
     let isa = Isa::fallback();
     let pack = |weight: usize, bias: usize, inputs| {
-        PackedLinear::pack(isa, &vec![0.0; weight], &vec![0.0; bias], inputs).map(drop)
+        PackedLinear::pack(isa, Storage::F32, &vec![0.0; weight], &vec![0.0; bias], inputs).map(drop)
     };
     assert_eq!(pack(6, 3, 0), Err(ShapeError::Zero { argument: "inputs" }));
     assert_eq!(pack(6, 0, 2), Err(ShapeError::Zero { argument: "bias" }));
     assert_eq!(pack(7, 3, 2), Err(ShapeError::Length { argument: "weight", expected: 6, found: 7 }));
-    let layer = PackedLinear::pack(isa, &[0.0; 6], &[0.0; 3], 2).unwrap();
+    let layer = PackedLinear::pack(isa, Storage::F32, &[0.0; 6], &[0.0; 3], 2).unwrap();
     assert_eq!((layer.inputs(), layer.outputs()), (2, 3));
     assert!(layer.bytes() >= 9 * 4);
     let run = |x: usize, outputs, out: usize| {

@@ -4,6 +4,8 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::{Kernel, Out, Rows, Simd, Tile, math};
 
 /// The proof: made by [`run`] alone.
@@ -44,6 +46,12 @@ impl Simd for Avx2 {
     unsafe fn load(self, from: *const f32) -> __m256 {
         // SAFETY: an `Avx2` is the proof, and the pointer is good for all lanes.
         unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> __m256 {
+        // SAFETY: an `Avx2` is the proof, and the pointer is good for all lanes.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
     }
 
     #[inline(always)]

@@ -4,6 +4,8 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::{Kernel, Out, Rows, Simd, Tile, math};
 
 /// The proof: made by [`run`] alone.
@@ -142,6 +144,12 @@ impl Simd for Avx512 {
     unsafe fn load(self, from: *const f32) -> __m512 {
         // SAFETY: an `Avx512` is the proof, and the pointer is good for all lanes.
         unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> __m512 {
+        // SAFETY: an `Avx512` is the proof, and the pointer is good for all lanes.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
     }
 
     #[inline(always)]

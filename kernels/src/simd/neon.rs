@@ -4,6 +4,8 @@
 
 use std::arch::{aarch64::*, asm};
 
+use half::f16;
+
 use super::{Kernel, Out, Rows, Simd, Tile, math};
 
 /// The proof: made by [`run`] alone.
@@ -47,6 +49,19 @@ impl Simd for Neon {
     unsafe fn load(self, from: *const f32) -> float32x4_t {
         // SAFETY: a `Neon` is the proof, and the pointer is good for all lanes.
         unsafe { vld1q_f32(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> float32x4_t {
+        let x: float32x4_t;
+        // SAFETY: a `Neon` is the proof, and the pointer is good for all lanes; the instruction works on registers alone.
+        // Its intrinsic is not stable.
+        unsafe {
+            let halves = vld1_u16(from.cast());
+            asm!("fcvtl {x:v}.4s, {halves:v}.4h", x = lateout(vreg) x, halves = in(vreg) halves,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        x
     }
 
     #[inline(always)]

@@ -1,5 +1,7 @@
 //! For any machine: arrays, which the compiler vectorises for what it may assume.
 
+use half::f16;
+
 use super::{Out, Rows, Simd, Tile, math};
 
 /// No proof is needed.
@@ -46,6 +48,12 @@ impl Simd for Portable {
     unsafe fn load(self, from: *const f32) -> Lanes {
         // SAFETY: good for all lanes, as the trait asks.
         unsafe { from.cast::<Lanes>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> Lanes {
+        // SAFETY: good for all lanes, as the trait asks.
+        unsafe { from.cast::<[f16; LANES]>().read_unaligned() }.map(f16::to_f32_const)
     }
 
     #[inline(always)]

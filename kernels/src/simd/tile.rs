@@ -8,6 +8,8 @@
 
 #![allow(clippy::needless_range_loop, reason = "an iterator over an array of registers puts it into memory")]
 
+use half::f16;
+
 use super::{
     Simd,
     sums::{leave_f32, leave_i32},
@@ -28,13 +30,38 @@ pub(crate) trait Micro<S: Simd> {
     /// # Safety
     /// `left` has at least 1 row; it is good for its rows of `depth`, and `right` for `depth` steps of
     /// `VECTORS · LANES`. `sink` may be given those rows.
-    unsafe fn multiply(simd: S, left: Rows<f32>, right: Steps<f32>, depth: usize, sink: &impl Sink<S, S::F32>);
+    unsafe fn multiply<W: Stored>(simd: S, left: Rows<f32>, right: Steps<W>, depth: usize, sink: &impl Sink<S, S::F32>);
 
     /// The same of words of small integers, added up by [`Simd::dot`].
     ///
     /// # Safety
     /// As for [`Self::multiply`].
     unsafe fn dot(simd: S, left: Rows<i32>, right: Steps<i32>, depth: usize, sink: &impl Sink<S, S::I32>);
+}
+
+/// A number of a right matrix, as it is stored.
+pub(crate) trait Stored: Copy {
+    /// A register of f32.
+    ///
+    /// # Safety
+    /// `from` is good for all lanes; it need not be aligned.
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::F32;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::F32 {
+        // SAFETY: as the caller vouches.
+        unsafe { simd.load(from) }
+    }
+}
+
+impl Stored for f16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> S::F32 {
+        // SAFETY: as the caller vouches.
+        unsafe { simd.load_f16(from) }
+    }
 }
 
 /// Rows of a left matrix.
@@ -74,10 +101,10 @@ impl Ahead {
         Self { first: there.cast(), stride: 0 }
     }
 
-    /// `part` of `parts` of `depth` steps of `stride` words.
+    /// `part` of `parts` of `depth` steps of `stride` numbers.
     #[inline(always)]
     pub(crate) fn part<T>(first: *const T, (depth, stride): (usize, usize), (part, parts): (usize, usize)) -> Self {
-        let stride = stride.div_ceil(parts);
+        let stride = (stride * size_of::<T>() / size_of::<f32>()).div_ceil(parts);
         Self { first: first.cast::<f32>().wrapping_add(part * depth * stride), stride }
     }
 }
@@ -140,7 +167,13 @@ impl<S: Simd, const R: usize, const V: usize> Micro<S> for Tile<R, V> {
     const VECTORS: usize = V;
 
     #[inline(always)]
-    unsafe fn multiply(simd: S, left: Rows<f32>, right: Steps<f32>, depth: usize, sink: &impl Sink<S, S::F32>) {
+    unsafe fn multiply<W: Stored>(
+        simd: S,
+        left: Rows<f32>,
+        right: Steps<W>,
+        depth: usize,
+        sink: &impl Sink<S, S::F32>,
+    ) {
         let rows = row_pointers::<f32, R>(left);
         let mut sums = [[simd.splat(0.0); V]; R];
         let (mut columns, mut ahead) = (right.first, right.ahead.first);
@@ -181,10 +214,10 @@ impl<S: Simd, const R: usize, const V: usize> Micro<S> for Tile<R, V> {
 /// # Safety
 /// All rows have an element `k`, and `columns` is good for the registers.
 #[inline(always)]
-unsafe fn multiply_step<S: Simd, const R: usize, const V: usize>(
+unsafe fn multiply_step<S: Simd, W: Stored, const R: usize, const V: usize>(
     simd: S,
     rows: &[*const f32; R],
-    columns: *const f32,
+    columns: *const W,
     k: usize,
     sums: &mut [[S::F32; V]; R],
 ) {
@@ -192,7 +225,7 @@ unsafe fn multiply_step<S: Simd, const R: usize, const V: usize>(
     unsafe {
         let mut loaded = [simd.splat(0.0); V];
         for (v, loaded) in loaded.iter_mut().enumerate() {
-            *loaded = simd.load(columns.add(v * S::LANES));
+            *loaded = W::load(simd, columns.add(v * S::LANES));
         }
         for r in 0..R {
             let x = simd.splat(*rows[r].add(k));
@@ -293,11 +326,11 @@ impl Iterator for Tiles {
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(crate) unsafe fn multiply<S: Simd>(
+pub(crate) unsafe fn multiply<S: Simd, W: Stored>(
     simd: S,
     shape: TileShape,
     left: Rows<f32>,
-    right: Steps<f32>,
+    right: Steps<W>,
     depth: usize,
     sink: &impl Sink<S, S::F32>,
 ) {
