@@ -1,4 +1,5 @@
-"""Times PyTorch on the models and cases of encoder_models.py: `python3 encoder_rivals.py FOLDER` prints JSON.
+"""Times PyTorch on the models and cases of encoder_models.py: `python3 encoder_rivals.py FOLDER FILE` writes JSON, anew
+after each model.
 
 What sentence-transformers' CrossEncoder does, without its tokenizer: pairs sorted by length, batches padded to their
 longest, a BERT in f16 with scaled_dot_product_attention, logits on the host at the end. Batch sizes of 32 (its default),
@@ -182,7 +183,7 @@ def peak(torch):
 
 def main():
     arguments = [argument for argument in sys.argv[1:] if argument != "--compile"]
-    if len(arguments) != 1:
+    if len(arguments) != 2:
         print(__doc__, file=sys.stderr)
         return 2
     try:
@@ -200,8 +201,13 @@ def main():
     with torch.inference_mode():
         found = {"torch": torch.__version__, "device": torch.cuda.get_device_name(0), "peak_flops": peak(torch)}
         compile_until = time.perf_counter() + COMPILE_SECONDS_MAX if "--compile" in sys.argv else 0
-        found["models"] = [measure(torch, model, folder, compile_until) for model in plan["models"]]
-    print(json.dumps(found, indent=2))
+        found["models"] = []
+        for model in plan["models"]:
+            found["models"].append(measure(torch, model, folder, compile_until))
+            # Whoever ends this finds what there is.
+            written = pathlib.Path(arguments[1] + ".partial")
+            written.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            written.replace(arguments[1])
     return 0
 
 

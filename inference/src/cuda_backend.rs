@@ -168,7 +168,7 @@ pub(crate) fn load(folder: &FolderConfig, options: &CudaOptions) -> Result<Compu
         options: *options,
     };
     let encoder = model.load()?;
-    let (label, parameters) = (encoder.multiplier().label(), encoder.parameters());
+    let (label, parameters) = (encoder.label(), encoder.parameters());
     // What is planned depends on the model and the options alone: it is the same when it is loaded again.
     let batch_tokens_max = encoder.capacity().tokens as u32;
     let limits = BackendLimits { batch_tokens_max, ..limits(options) };

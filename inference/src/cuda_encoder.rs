@@ -111,9 +111,9 @@ impl<M: Machine> CudaEncoder<M> {
         self.parameters
     }
 
-    /// Who computes products.
-    pub(crate) fn multiplier(&self) -> Multiplier {
-        self.multiplier
+    /// The engine's name, with who computes products.
+    pub(crate) fn label(&self) -> &'static str {
+        self.multiplier.label(self.machine.products_refused())
     }
 
     /// Of the largest batch.

@@ -95,6 +95,10 @@ fn every_step_is_run_and_a_failure_is_reported() {
     assert_eq!(status, Some(1), "{text}");
     assert!(text.contains("FAILED: conformance\nFAILED: bench"), "{text}");
     assert_eq!(run(&packed(sound, sound), &["nothing"]).0, Some(2));
+
+    // A device that is there and cannot be used is no missing device.
+    let (status, text) = run(&packed("#!/bin/sh\necho the driver is ill\nexit 101\n", sound), &["conformance"]);
+    assert!(status == Some(1) && text.contains("the device cannot be used:\n") && text.contains("is ill"), "{text}");
 }
 
 #[test]
@@ -195,6 +199,7 @@ fn the_encoder_is_left_out_without_pytorch_and_compared_with_it() {
     );
     script("encoder_rivals.py", "import sys\nsys.exit(3)\n");
     binary("encoder-gpu", &format!("#!/bin/sh\ncat <<'EOF'\n{ours}\nEOF\n"));
+    binary("encoder-ops-gpu", "#!/bin/sh\necho \"operations: $*\"\n");
     binary("sluice-benches", "#!/bin/sh\necho \"asked: $*\"\n");
     let (status, text) = run(&folder, &["encoder"]);
     assert_eq!(status, Some(0), "{text}");
@@ -202,6 +207,7 @@ fn the_encoder_is_left_out_without_pytorch_and_compared_with_it() {
     assert!(
         text.contains("==> end-to-end-MiniLM-L6\nasked: end-to-end --device cuda --model results/models/MiniLM-L6 ")
     );
+    assert!(text.contains("==> operations\noperations: --quick\n"), "{text}");
     assert!(!folder.path().join("results/models").exists(), "models are large");
     binary("sluice-benches", "#!/bin/sh\nexit 1\n");
     let (status, text) = run(&folder, &["encoder"]);
@@ -211,7 +217,8 @@ fn the_encoder_is_left_out_without_pytorch_and_compared_with_it() {
     // What differs from PyTorch fails the run, and what encoder_gpu finds amiss too.
     let rivals = json!({"torch": "0", "device": "no device", "peak_flops": 8e14,
                         "models": [{"name": "BERT-base", "logits": [0.6], "rows": []}]});
-    script("encoder_rivals.py", &format!("print('{rivals}')\n"));
+    let write = "import pathlib, sys\nassert sys.argv[1] == '--compile'\npathlib.Path(sys.argv[3])";
+    script("encoder_rivals.py", &format!("{write}.write_text('{rivals}')\n"));
     let (status, text) = run(&folder, &["encoder"]);
     assert!(status == Some(1) && text.contains("FAILED: encoder-report"), "{text}");
     binary("encoder-gpu", "#!/bin/sh\nexit 1\n");

@@ -34,11 +34,13 @@ pub(crate) enum Multiplier {
 
 impl Multiplier {
     /// The engine's name with it. Our own kernels compute the same bits on every device; cuBLASLt the same on one kind of
-    /// device, with one version of the library and of `batch_tokens_max` and `batch_sequences_max`.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Own => "cuda-f16",
-            Self::CublasLt => "cuda-f16-cublaslt",
+    /// device, with one version of the library and of `batch_tokens_max` and `batch_sequences_max`. Where the library has
+    /// `refused` some products, our own kernels compute those.
+    pub(crate) fn label(self, refused: usize) -> &'static str {
+        match (self, refused) {
+            (Self::Own, _) => "cuda-f16",
+            (Self::CublasLt, 0) => "cuda-f16-cublaslt",
+            (Self::CublasLt, _) => "cuda-f16-mixed",
         }
     }
 }

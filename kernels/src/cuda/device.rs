@@ -95,6 +95,18 @@ impl CudaDevice {
         if found < DRIVER_NEEDED {
             return Err(CudaError::DriverTooOld { found, needed: DRIVER_NEEDED });
         }
+        match Self::open_once(ordinal) {
+            // Everybody of ours has let go of it, but CUDA's runtime, which is inside cuBLASLt, keeps the context of a
+            // device until the device is reset: without that, everybody would be given the lost one again.
+            Err(CudaError::Lost { .. }) => {
+                reset(ordinal)?;
+                Self::open_once(ordinal)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_once(ordinal: usize) -> Result<Self, CudaError> {
         let context = CudaContext::new(ordinal).map_err(|error| opening(ordinal, error))?;
         Self::of(context).map_err(|error| opening(ordinal, error))?
     }
@@ -351,6 +363,14 @@ pub(crate) fn elapsed_seconds(begin: &CudaEvent, end: &CudaEvent) -> Result<f64,
 
 fn unit_has_dynamic_shared(kernel: &str) -> bool {
     !kernel.contains("naive") && !kernel.contains("join")
+}
+
+/// Ends a lost context, whoever keeps it.
+fn reset(ordinal: usize) -> Result<(), CudaError> {
+    let number = i32::try_from(ordinal).map_err(|_| CudaError::NoDevice { ordinal })?;
+    let device = result::device::get(number).map_err(|error| opening(ordinal, error))?;
+    // SAFETY: the context is lost: whoever still has it is told so by every call, before this and after it.
+    unsafe { sys::cuDevicePrimaryCtxReset_v2(device) }.result().map_err(|error| opening(ordinal, error))
 }
 
 fn opening(ordinal: usize, error: DriverError) -> CudaError {

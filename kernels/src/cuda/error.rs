@@ -103,6 +103,9 @@ pub(crate) fn classify(what: &'static str, bytes: usize, error: DriverError) -> 
         | CUresult::CUDA_ERROR_ASSERT
         | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
         | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
+        | CUresult::CUDA_ERROR_CONTAINED
+        | CUresult::CUDA_ERROR_TENSOR_MEMORY_LEAK
+        | CUresult::CUDA_ERROR_EXTERNAL_DEVICE
         | CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
         | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
         | CUresult::CUDA_ERROR_INVALID_CONTEXT
@@ -121,7 +124,9 @@ mod tests {
         let sorted = |code| classify("a launch", 7, DriverError(code));
         assert_eq!(sorted(CUresult::CUDA_ERROR_OUT_OF_MEMORY), CudaError::OutOfMemory { bytes: 7 });
         assert!(matches!(sorted(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS), CudaError::Lost { .. }));
-        assert!(matches!(sorted(CUresult::CUDA_ERROR_ECC_UNCORRECTABLE), CudaError::Lost { .. }));
+        for lost in [CUresult::CUDA_ERROR_ECC_UNCORRECTABLE, CUresult::CUDA_ERROR_CONTAINED] {
+            assert!(matches!(sorted(lost), CudaError::Lost { .. }), "{lost:?}");
+        }
         assert!(matches!(sorted(CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION), CudaError::DriverTooOld { .. }));
         let refused = sorted(CUresult::CUDA_ERROR_INVALID_VALUE);
         assert_eq!(refused.to_string(), "a launch: CUDA_ERROR_INVALID_VALUE");

@@ -90,7 +90,7 @@ pub(super) struct ExecutorParts {
     pub(super) caches: Arc<DeviceCaches>,
 }
 
-pub(super) fn start(backends: Backends, parts: ExecutorParts) -> std::io::Result<()> {
+pub(super) fn start(backends: Backends, parts: ExecutorParts) -> std::io::Result<thread::JoinHandle<()>> {
     let name = match parts.has_peers {
         true => format!("sluice-exec-{}", parts.device.0),
         false => "sluice-executor".to_owned(),
@@ -104,8 +104,7 @@ pub(super) fn start(backends: Backends, parts: ExecutorParts) -> std::io::Result
         retries: VecDeque::new(),
         open: HashMap::new(),
     };
-    thread::Builder::new().name(name).spawn(move || executor.run())?;
-    Ok(())
+    thread::Builder::new().name(name).spawn(move || executor.run())
 }
 
 /// A batch without its last outcome.

@@ -1,6 +1,11 @@
 //! The driver's end of the executors: what each has been given, and what it reports.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use crossbeam_channel::{Sender, bounded};
 use sluice_core::DeviceIndex;
@@ -11,6 +16,10 @@ use super::{
     executor::{self, BatchJob, ExecutorParts, Order, Report},
 };
 use crate::metrics::DeviceCaches;
+
+/// How often, at the end, it is looked whether the threads have ended, and how many times: 2 s.
+const END_LOOK_INTERVAL: Duration = Duration::from_millis(1);
+const END_LOOKS_MAX: u32 = 2_000;
 
 pub(super) struct Executors {
     devices: Vec<Device>,
@@ -24,6 +33,22 @@ struct Device {
     given: usize,
     /// Batches of a lost device that wait for a slot of this one; no more than that had in flight.
     moved: VecDeque<BatchJob>,
+    thread: JoinHandle<()>,
+}
+
+impl Drop for Executors {
+    /// Waits for the threads, which end with their orders: a process that ends while they give a device's memory back
+    /// may crash in the driver. One that is busy for longer is left to itself.
+    fn drop(&mut self) {
+        self.reports.close();
+        let threads: Vec<_> = self.devices.drain(..).map(|device| device.thread).collect();
+        for _ in 0..END_LOOKS_MAX {
+            if threads.iter().all(JoinHandle::is_finished) {
+                break;
+            }
+            thread::sleep(END_LOOK_INTERVAL);
+        }
+    }
 }
 
 impl Executors {
@@ -51,8 +76,8 @@ impl Executors {
                 devices_up: Arc::clone(&devices_up),
                 caches: Arc::clone(&caches),
             };
-            executor::start(backends, parts)?;
-            started.push(Device { orders, given: 0, moved: VecDeque::new() });
+            let thread = executor::start(backends, parts)?;
+            started.push(Device { orders, given: 0, moved: VecDeque::new(), thread });
         }
         Ok(Self { devices: started, in_flight_max, reports })
     }

@@ -116,7 +116,7 @@ fn what_fails_first_fails_while_the_model_is_loaded() {
     let model = Model::small();
     for multiplier in [Multiplier::Own, Multiplier::CublasLt] {
         let sound = load(&model, multiplier, |_| ()).unwrap();
-        assert_eq!(sound.multiplier(), multiplier);
+        assert_eq!(sound.label(), multiplier.label(0));
         // Everything that a batch may need was started: of each slot, vectors, pooled ones, logits and scores.
         for kernel in [
             "encoder_attention_d32",
@@ -139,7 +139,8 @@ fn what_fails_first_fails_while_the_model_is_loaded() {
 fn a_library_that_does_not_multiply_is_not_used() {
     let model = Model::small();
     let fallen_back = load(&model, Multiplier::CublasLt, |machine| machine.library_fails = true).unwrap();
-    assert_eq!(fallen_back.multiplier(), Multiplier::Own);
+    assert_eq!(fallen_back.label(), "cuda-f16");
+    assert_eq!(Multiplier::CublasLt.label(1), "cuda-f16-mixed", "where only some products are the library's");
     let refused = load(&model, Multiplier::Own, |machine| machine.library_fails = true).err();
     assert!(matches!(refused, Some(LoadError::Cuda { source: CudaError::Launch { .. } })), "{refused:?}");
 }

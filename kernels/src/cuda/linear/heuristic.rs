@@ -12,7 +12,7 @@ use cudarc::cublaslt::sys::{
 };
 
 use super::{
-    library::{HeuristicResult, check},
+    library::{HeuristicResult, NOT_SUPPORTED, check},
     plan::Candidate,
     products::{ALIGNMENT, Library, Plan},
 };
@@ -45,6 +45,10 @@ impl Library {
                     &raw mut count,
                 )
             };
+            if status == NOT_SUPPORTED {
+                count = 0;
+                return Ok(());
+            }
             check("asking for algorithms", status)
         });
         // SAFETY: created above, and not used after this.

@@ -144,6 +144,9 @@ impl Functions {
     }
 }
 
+/// `CUBLAS_STATUS_NOT_SUPPORTED`: of the heuristic, that it knows no algorithm.
+pub(super) const NOT_SUPPORTED: Status = 15;
+
 /// What a status means to a caller.
 pub(super) fn check(what: &'static str, status: Status) -> Result<(), CudaError> {
     const ALLOCATION_FAILED: Status = 3;

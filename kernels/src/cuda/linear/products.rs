@@ -201,7 +201,8 @@ impl Library {
         workspace_bytes: usize,
     ) -> Result<Option<cublasLtMatmulAlgo_t>, CudaError> {
         for found in self.candidates(plan, workspace_bytes)? {
-            if self.candidate(&found)?.fits(workspace_bytes)
+            // What an algorithm does not say of itself counts against it.
+            if self.candidate(&found).is_ok_and(|candidate| candidate.fits(workspace_bytes))
                 && self.takes_all_rows(product, plan, &found.algorithm, workspace_bytes)?
             {
                 return Ok(Some(found.algorithm));
