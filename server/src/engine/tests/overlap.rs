@@ -158,3 +158,40 @@ async fn all_let_go_of_a_lost_device_before_it_is_rebuilt() {
     devices_up.wait_for(|up| *up == 1).await.expect("the engine lives");
     assert_eq!(holders.load(Ordering::SeqCst), 2, "both have it again");
 }
+
+/// Takes a while to give its device back.
+struct Leaver(Arc<AtomicBool>);
+
+impl Backend for Leaver {
+    fn limits(&self) -> BackendLimits {
+        BackendLimits { batch_tokens_max: 8, batch_sequences_max: 2, in_flight_batches_max: 1 }
+    }
+
+    fn submit(&mut self, _: Arc<PackedBatch>) -> Result<Ticket, BackendError> {
+        Err(BackendError::Failed("it computes nothing".to_owned()))
+    }
+
+    fn collect(&mut self, _: Ticket) -> Result<BatchOutput, BackendError> {
+        Err(BackendError::Failed("it computes nothing".to_owned()))
+    }
+}
+
+impl Drop for Leaver {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(100));
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A process that ended before would take the driver away under it.
+#[test]
+fn who_ends_an_engine_waits_for_its_devices() {
+    let left = Arc::<AtomicBool>::default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().expect("threads can be started");
+    runtime.block_on(async {
+        let models: Vec<Box<dyn Backend>> = vec![Box::new(Leaver(Arc::clone(&left)))];
+        drop(start_engine(vec![Backends { models, vectors: Box::new(Comparer::default()) }], 5_000));
+    });
+    drop(runtime);
+    assert!(left.load(Ordering::SeqCst));
+}
