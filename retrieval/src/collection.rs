@@ -51,7 +51,7 @@ pub use self::{
 use self::{
     applier::{Applier, Station},
     bell::Bell,
-    writer::{Job, Writer},
+    writer::{Backlog, Job, Writer},
 };
 use crate::{
     identity::Lsn,
@@ -66,11 +66,13 @@ pub struct CollectionOptions {
     pub map_bytes: u64,
     /// Batches that wait to be written. Beyond, a caller waits or is refused.
     pub queue_batches_max: usize,
+    /// Bytes of batches that an index may be behind. Beyond, a commit waits for it, a second at most.
+    pub lag_bytes_max: u64,
 }
 
 impl Default for CollectionOptions {
     fn default() -> Self {
-        Self { map_bytes: MAP_BYTES_DEFAULT, queue_batches_max: 64 }
+        Self { map_bytes: MAP_BYTES_DEFAULT, queue_batches_max: 64, lag_bytes_max: 256 << 20 }
     }
 }
 
@@ -171,8 +173,13 @@ impl Collection {
         let stations: Vec<_> =
             followers.into_iter().map(|(leg, follower)| Arc::new(Station::new(leg, follower))).collect();
         let (jobs, queue) = mpsc::channel(options.queue_batches_max.max(1));
-        let writer =
-            Writer { truth: Arc::clone(&truth), jobs: queue, bell: Arc::clone(&bell), stations: stations.clone() };
+        let writer = Writer {
+            truth: Arc::clone(&truth),
+            jobs: queue,
+            bell: Arc::clone(&bell),
+            stations: stations.clone(),
+            backlog: Backlog::new(options.lag_bytes_max),
+        };
         let writer = spawn("shard-writer".to_owned(), move || writer.run())?;
         let running = Mutex::new(Some(Running { jobs, writer, appliers: Vec::new() }));
         // From here on, an error drops the collection, which ends the threads that it has.

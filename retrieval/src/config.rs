@@ -107,6 +107,10 @@ pub struct StoreConfig {
     pub collection_bytes_max: u64,
     /// Batches of a collection that wait to be written: bounds memory.
     pub queued_batches_max: usize,
+    /// Bytes of batches that an index of a collection may be behind; beyond, writes wait for it, a second at most for each
+    /// commit: bounds the log and the replaced documents that are kept for it.
+    #[serde(with = "config::bytes")]
+    pub index_lag_bytes_max: u64,
     /// Memory of each collection in which words are gathered before they become a segment.
     #[serde(with = "config::bytes")]
     pub lexical_writer_bytes: usize,
@@ -197,6 +201,7 @@ impl Default for StoreConfig {
             collections_max: shard.collections_max,
             collection_bytes_max: shard.collection.map_bytes,
             queued_batches_max: shard.collection.queue_batches_max,
+            index_lag_bytes_max: shard.collection.lag_bytes_max,
             lexical_writer_bytes: indexes.lexical.writer_bytes,
             graph_connectivity: indexes.graph.connectivity,
             graph_ef_construction: indexes.graph.ef_construction,
@@ -260,8 +265,11 @@ impl StoreConfig {
     /// What a shard is told.
     #[must_use]
     pub fn shard(&self) -> ShardOptions {
-        let (map_bytes, queue_batches_max) = (self.collection_bytes_max, self.queued_batches_max);
-        let collection = CollectionOptions { map_bytes, queue_batches_max };
+        let collection = CollectionOptions {
+            map_bytes: self.collection_bytes_max,
+            queue_batches_max: self.queued_batches_max,
+            lag_bytes_max: self.index_lag_bytes_max,
+        };
         ShardOptions { collections_max: self.collections_max, collection }
     }
 

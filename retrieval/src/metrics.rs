@@ -28,6 +28,7 @@ pub fn describe() {
     describe_counter!("sluice_shard_documents_written_total", "Documents of batches that were written");
     describe_counter!("sluice_shard_documents_deleted_total", "Documents that were deleted by request");
     describe_histogram!("sluice_shard_write_duration_seconds", "A batch from its place in the queue to the disk");
+    describe_counter!("sluice_shard_waiting_commits_total", "Commits that waited for an index that was too far behind");
     describe_gauge!("sluice_shard_collections", "Collections of this shard");
 }
 
@@ -62,4 +63,9 @@ pub fn deleted(documents: u64) {
 /// Shows how many collections there are.
 pub fn collections(count: usize) {
     gauge!("sluice_shard_collections").set(count as f64);
+}
+
+/// A commit waits for an index.
+pub(crate) fn writes_waited() {
+    counter!("sluice_shard_waiting_commits_total").increment(1);
 }

@@ -96,16 +96,20 @@ fn upsert(id: u32, text: &str) -> Operation {
 }
 
 fn options() -> CollectionOptions {
-    CollectionOptions { map_bytes: 64 << 20, queue_batches_max: 4 }
+    CollectionOptions { map_bytes: 64 << 20, queue_batches_max: 4, ..CollectionOptions::default() }
 }
 
 fn open(folder: &Path, index: &Arc<Texts>) -> Collection {
+    open_with(options(), folder, index)
+}
+
+fn open_with(options: CollectionOptions, folder: &Path, index: &Arc<Texts>) -> Collection {
     let index = Arc::clone(index);
     let followers = move |_: &Path, _: &Schema| Ok(vec![(Leg::Lexical, Arc::clone(&index) as Arc<dyn Follower>)]);
     if folder.join("truth").is_dir() {
-        Collection::open(folder, options(), &followers).unwrap()
+        Collection::open(folder, options, &followers).unwrap()
     } else {
-        Collection::create(folder, &schema(), options(), &followers).unwrap()
+        Collection::create(folder, &schema(), options, &followers).unwrap()
     }
 }
 
@@ -173,6 +177,39 @@ fn an_index_that_fails_is_fed_again_and_waiting_for_it_says_why() {
     check_agreement(&collection, &index);
     let unknown = wait(collection.reached(&Leg::Dense("d".into()), lsn)).unwrap_err();
     assert_eq!(unknown, LegFault::Unknown(Leg::Dense("d".into())));
+}
+
+#[test]
+fn writes_wait_for_an_index_that_is_too_far_behind_but_not_for_ever() {
+    let (folder, index) = (TempDir::new().unwrap(), Arc::new(Texts::default()));
+    let collection = open_with(CollectionOptions { lag_bytes_max: 0, ..options() }, folder.path(), &index);
+    reached(&collection, write(&collection, vec![upsert(1, "one")]));
+    let submit = |text| collection.try_submit(vec![upsert(1, text)]).unwrap();
+
+    // The index stands still: what is written first finds it at the end, what comes next does not.
+    let held = index.state.lock().unwrap();
+    submit("two").wait().unwrap();
+    let mut third = submit("three");
+    thread::sleep(Duration::from_millis(100));
+    assert!(third.done.try_recv().is_err(), "it waits");
+    drop(held);
+    reached(&collection, third.wait().unwrap().lsn);
+
+    let held = index.state.lock().unwrap();
+    submit("four").wait().unwrap();
+    submit("five").wait().expect("written, though the index has not moved");
+    drop(held);
+    check_agreement(&collection, &index);
+
+    // An index that fails is not waited for: that would be a second for each of these.
+    index.failures.store(usize::MAX, Ordering::Release);
+    let lsn = submit("six").wait().unwrap().lsn;
+    wait(collection.reached(&Leg::Lexical, lsn)).unwrap_err();
+    let begin = tokio::time::Instant::now();
+    for _ in 0..8 {
+        submit("seven").wait().unwrap();
+    }
+    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
 }
 
 #[test]

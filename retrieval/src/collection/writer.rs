@@ -3,14 +3,19 @@
 //! Batches wait in a queue of bounded length. The thread takes what waits there, up to a bound, and commits it in one
 //! transaction with one fsync; then each is acknowledged, in order. Where the transaction fails, each batch is tried by
 //! itself, so that one that does not fit is no one else's failure.
+//!
+//! What an index has not followed yet is kept: its log, and the documents that it replaced. Where that gets too much, the
+//! thread waits for the index before it commits, the queue fills, and callers wait for their turn; but for so long only,
+//! since an index that is filled anew, or held back by a search, is no reason to write nothing.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::{applier::Station, bell::Bell};
 use crate::{
     identity::Lsn,
+    metrics,
     truth::{Batch, BatchFault, StorageError, Truth, Written},
 };
 
@@ -18,6 +23,10 @@ use crate::{
 const GROUP_BATCHES_MAX: usize = 64;
 /// Bytes of batches that share a commit: what stands in memory besides the queue.
 const GROUP_BYTES_MAX: usize = 64 << 20;
+/// Between two looks at how far indexes are that are too far behind.
+const LOOK: Duration = Duration::from_millis(2);
+/// Looks before a commit waits no longer: a second.
+const LOOKS_MAX: u32 = 500;
 
 /// A batch was not written. Nothing of it is there.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +85,38 @@ pub(super) struct Writer {
     pub(super) jobs: mpsc::Receiver<Job>,
     pub(super) bell: Arc<Bell>,
     pub(super) stations: Vec<Arc<Station>>,
+    pub(super) backlog: Backlog,
+}
+
+/// Batches that some index has not done with.
+pub(super) struct Backlog {
+    batches: VecDeque<(Lsn, u64)>,
+    bytes: u64,
+    /// Beyond, writes wait.
+    bytes_max: u64,
+}
+
+impl Backlog {
+    pub(super) fn new(bytes_max: u64) -> Self {
+        Self { batches: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    fn add(&mut self, lsn: Lsn, bytes: u64) {
+        self.batches.push_back((lsn, bytes));
+        self.bytes += bytes;
+    }
+
+    /// Every index is done with everything up to and with `lsn`.
+    fn done(&mut self, lsn: Lsn) {
+        while let Some(&(_, bytes)) = self.batches.front().filter(|(first, _)| *first <= lsn) {
+            self.batches.pop_front();
+            self.bytes -= bytes;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes > self.bytes_max
+    }
 }
 
 impl Writer {
@@ -88,15 +129,42 @@ impl Writer {
                 bytes += job.batch.bytes();
                 group.push(job);
             }
+            self.let_indexes_follow();
             self.commit(group);
             self.bell.ring();
         }
     }
 
-    fn commit(&self, group: Vec<Job>) {
+    /// Waits while indexes are too far behind, for some time; not where one fails, which may last.
+    fn let_indexes_follow(&mut self) {
+        if self.may_go_on() {
+            return;
+        }
+        metrics::writes_waited();
+        let mut looks = 0;
+        while looks < LOOKS_MAX && !self.may_go_on() {
+            self.bell.pause(LOOK);
+            looks += 1;
+        }
+    }
+
+    fn may_go_on(&mut self) -> bool {
+        let progress = || self.stations.iter().map(|station| station.progress.borrow());
+        let failing = progress().any(|progress| progress.fault.is_some());
+        let done = progress().map(|progress| progress.complete).min().unwrap_or(Lsn(u64::MAX));
+        self.backlog.done(done);
+        failing || !self.backlog.is_full()
+    }
+
+    fn commit(&mut self, group: Vec<Job>) {
         let batches: Vec<_> = group.iter().map(|job| &job.batch).collect();
         match self.truth.write(&batches, self.floor()) {
-            Ok(written) => group.into_iter().zip(written).for_each(|(job, written)| answer(job, Ok(written))),
+            Ok(written) => {
+                for (job, written) in group.into_iter().zip(written) {
+                    self.backlog.add(written.lsn, job.batch.bytes() as u64);
+                    answer(job, Ok(written));
+                }
+            }
             Err(fault) if group.len() == 1 => {
                 if let Some(job) = group.into_iter().next() {
                     answer(job, Err(fault.into()));

@@ -4,7 +4,7 @@ use super::*;
 use crate::{collection::Collection, document::Document, schema::Language, truth::Operation};
 
 fn open(folder: &Path) -> Shard {
-    let collection = CollectionOptions { map_bytes: 16 << 20, queue_batches_max: 4 };
+    let collection = CollectionOptions { map_bytes: 16 << 20, queue_batches_max: 4, ..CollectionOptions::default() };
     let options = ShardOptions { collections_max: 3, collection };
     Shard::open(folder, options, |_, _| Ok(Vec::new())).unwrap()
 }

@@ -53,7 +53,7 @@ pub(crate) struct Opened {
 }
 
 pub(crate) fn open(folder: &Path, map_bytes: u64) -> Opened {
-    let collection = CollectionOptions { map_bytes, queue_batches_max: 8 };
+    let collection = CollectionOptions { map_bytes, queue_batches_max: 8, ..CollectionOptions::default() };
     let made = Arc::new(Mutex::new(None));
     let indexes = followers(IndexOptions::default());
     let keep = Arc::clone(&made);
