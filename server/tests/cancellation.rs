@@ -89,15 +89,22 @@ async fn a_caller_that_leaves_takes_its_queued_units_along() {
             let mut call = Call::with_body(path, body(path));
             call.end = if path == RERANK_MANY { End::Open } else { End::Close };
             let open = connection.begin(call).await.expect("the server listens");
-            Counts::when(&server, "a third batch", |counts| gone(counts, "dispatched") >= 3.0).await;
+            let begun =
+                |counts: &Counts| gone(counts, "enqueued") == DOCUMENTS as f64 && gone(counts, "dispatched") >= 3.0;
+            Counts::when(&server, "a third batch", begun).await;
             match leave {
                 Leave::Reset => drop(open),
                 Leave::Disconnect => drop(connection),
             }
-            let left = Counts::when(&server, "a cancellation", |counts| gone(counts, "cancelled") > 0.0).await;
-            let (enqueued, dispatched) = (gone(&left, "enqueued"), gone(&left, "dispatched"));
-            assert_eq!(enqueued, DOCUMENTS as f64, "{path}");
-            assert_eq!(gone(&left, "cancelled"), enqueued - dispatched, "{path}: all that waited, at once");
+            let first = Counts::when(&server, "a cancellation", |counts| gone(counts, "cancelled") > 0.0).await;
+            let nothing_waits =
+                |counts: &Counts| gone(counts, "dispatched") + gone(counts, "cancelled") == gone(counts, "enqueued");
+            let left = Counts::when(&server, "an end of what waited", nothing_waits).await;
+            // A request goes as a whole, at once but for a batch that began while the metrics were read; those of a
+            // call go one after the other.
+            let dispatched_max = if path == RERANK_MANY { DOCUMENTS / 2 } else { 1 };
+            let dispatched = gone(&left, "dispatched") - gone(&first, "dispatched");
+            assert!(dispatched <= dispatched_max as f64, "{path}: {dispatched} batches after a cancellation");
             assert_idle(&server).await;
             let after = Counts::at_rest(&server).await;
             let finished = |outcome| after.finished(outcome) - before.finished(outcome);
