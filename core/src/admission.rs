@@ -350,7 +350,7 @@ impl Admission {
 
     fn note_pending(&mut self, admitted: &Admitted, sign: f64) {
         let Admitted { class, tenant, prediction, .. } = admitted;
-        let seconds = sign * prediction.service.as_secs_f64();
+        let seconds = sign * prediction.device.as_secs_f64();
         let of = |queue: &QueueAhead| queue.class == *class && queue.tenant == *tenant;
         match self.pending.iter().position(of) {
             Some(place) if sign < 0.0 && self.pending[place].requests <= 1 => {

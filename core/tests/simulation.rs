@@ -383,8 +383,8 @@ impl Simulation {
             let Running { takes, .. } = self.running[&batch];
             if let Some(to) = to {
                 self.saw("batch moved", 1);
-                assert!(self.scheduler.reassign(batch, to), "{batch:?} is in flight");
-                self.model.reassign(batch, to);
+                assert!(self.scheduler.reassign(self.now, batch, to), "{batch:?} is in flight");
+                self.model.reassign(self.now, batch, to);
                 self.start(batch, to, takes);
             } else {
                 self.saw("all devices lost", 1);

@@ -22,6 +22,10 @@ fn config() -> AdmissionConfig {
 
 /// Of a device that takes a millisecond per token, measured just now.
 fn scheduler() -> Scheduler {
+    with_devices(1)
+}
+
+fn with_devices(devices: u16) -> Scheduler {
     let device = Coefficients { batch: 0.0, sequence: 0.0, token: 1e-3, token_squared: 0.0 };
     let mut cost = CostModel::new(device);
     for length in [1, 2, 4, 8, 16, 32] {
@@ -30,7 +34,7 @@ fn scheduler() -> Scheduler {
     let config = SchedulerConfig {
         batch_tokens_max: 1_000,
         batch_sequences_max: 100,
-        devices: NonZero::<u16>::MIN,
+        devices: NonZero::new(devices).expect("at least one"),
         in_flight_batches_max: 1,
         queued_units_max: 100_000,
         look_ahead_requests_max: 8,
@@ -171,9 +175,25 @@ fn parts_are_let_in_for_what_fits() {
     let _inside = admission.try_admit(at(0), &parts, &forecast).expect("half of it fits");
 }
 
+/// What the scheduler has not seen yet counts as it will there.
+#[test]
+fn who_was_let_in_just_now_is_ahead_on_each_of_the_devices() {
+    let units = [(LANE, BatchShape::of_all([1; 400]))];
+    for (devices, completions_ms) in [(1, [400, 800, 1_200]), (4, [100, 200, 300])] {
+        let forecast = with_devices(devices).forecast(at(0));
+        let mut admission = Admission::new(config());
+        for completion_ms in completions_ms {
+            let admitted = admission.try_admit(at(0), &arrival(Priority::Standard, 1, &units, 60_000), &forecast);
+            let ms = admitted.expect("room").prediction().completion.as_secs_f64() * 1e3;
+            assert!((ms - f64::from(completion_ms)).abs() < 2.0, "{completion_ms} on {devices}: {ms} ms");
+        }
+    }
+}
+
 #[test]
 fn what_is_observed_changes_what_is_let_in() {
     let prediction = Prediction {
+        device: Duration::from_millis(10),
         service: Duration::from_millis(10),
         service_sure: Duration::from_millis(9),
         completion: Duration::from_millis(110),

@@ -25,6 +25,12 @@ impl Scheduler {
         self.devices.first_free(now)
     }
 
+    /// Whether a device computes.
+    #[must_use]
+    pub fn is_up(&self, device: DeviceIndex) -> bool {
+        self.devices.up().any(|up| up == device)
+    }
+
     /// The device that a request is bound to, while a unit that others of it need is in flight there.
     #[must_use]
     pub fn bound_to(&self, request: RequestId) -> Option<DeviceIndex> {
@@ -32,9 +38,9 @@ impl Scheduler {
     }
 
     /// Moves a batch in flight to another device, which takes it beyond its slots if it has none. What follows a unit
-    /// in it follows there. Returns whether it was in flight.
-    pub fn reassign(&mut self, batch: BatchId, to: DeviceIndex) -> bool {
-        self.devices.reassign(batch, to)
+    /// in it follows there. What has been computed of it is lost. Returns whether it was in flight.
+    pub fn reassign(&mut self, now: Time, batch: BatchId, to: DeviceIndex) -> bool {
+        self.devices.reassign(now, batch, to)
     }
 }
 
@@ -184,8 +190,9 @@ impl Devices {
     }
 
     /// Moves a batch, and the requests that it binds. Returns whether it was in flight.
-    pub(super) fn reassign(&mut self, batch: BatchId, to: DeviceIndex) -> bool {
+    pub(super) fn reassign(&mut self, now: Time, batch: BatchId, to: DeviceIndex) -> bool {
         let Some(in_flight) = self.in_flight.get_mut(&batch) else { return false };
+        in_flight.dispatched = now;
         let from = std::mem::replace(&mut in_flight.device, to);
         for request in &in_flight.leading {
             if let Some(bound) = self.bound.get_mut(request) {

@@ -31,7 +31,9 @@ pub struct Ask {
 /// What would become of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prediction {
-    /// On an idle device.
+    /// Device time, summed over the devices that share it.
+    pub device: Duration,
+    /// On idle devices.
     pub service: Duration,
     /// The part of that which can be relied on: a deadline before it cannot be met.
     pub service_sure: Duration,
@@ -143,6 +145,7 @@ impl Forecast {
         let busy = self.devices_busy.iter().map(|busy| busy.saturating_sub(age).as_secs_f64()).collect();
         let shared = self.shared(ask, own.device, pending);
         Prediction {
+            device: duration(own.device),
             service: duration(own.alone),
             service_sure: duration(own.sure),
             completion: duration(completion(busy, shared, own)),

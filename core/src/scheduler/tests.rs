@@ -350,7 +350,11 @@ fn a_lost_device_gets_nothing_and_what_was_there_moves_with_what_needs_it() {
     let (_, _, batch) = spread(&mut scheduler, at(0))[0];
     scheduler.set_up(DeviceIndex(0), false);
     assert_eq!(scheduler.first_free(at(1)), Some(DeviceIndex(1)));
-    assert!(scheduler.reassign(batch, DeviceIndex(1)));
+    assert!(scheduler.is_up(DeviceIndex(1)) && !scheduler.is_up(DeviceIndex(0)));
+    // It begins anew there.
+    assert!(scheduler.reassign(at(60), batch, DeviceIndex(1)));
+    let left = scheduler.forecast(at(60)).backlog().as_secs_f64() * 1e3;
+    assert!((left - 180.0).abs() < 2.0, "{left} ms");
     assert_eq!(scheduler.bound_to(RequestId(1)), Some(DeviceIndex(1)));
     assert_eq!(spread(&mut scheduler, at(1)), [], "one device has no slot, the other is lost");
     assert!(scheduler.abandon(batch));
@@ -360,7 +364,7 @@ fn a_lost_device_gets_nothing_and_what_was_there_moves_with_what_needs_it() {
     scheduler.set_up(DeviceIndex(0), true);
     scheduler.enqueue(at(91), unit(2, 0, 90, 60_000)).expect("room");
     assert_eq!(places(&spread(&mut scheduler, at(91))), [(0, vec![2])]);
-    assert!(!scheduler.reassign(BatchId(99), DeviceIndex(0)), "what is not in flight does not move");
+    assert!(!scheduler.reassign(at(91), BatchId(99), DeviceIndex(0)), "what is not in flight does not move");
 }
 
 #[test]

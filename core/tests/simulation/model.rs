@@ -307,8 +307,10 @@ impl Model {
         self.in_flight[&batch].device
     }
 
-    pub(crate) fn reassign(&mut self, batch: BatchId, to: DeviceIndex) {
-        self.in_flight.get_mut(&batch).expect("it is in flight").device = to;
+    /// It begins anew there.
+    pub(crate) fn reassign(&mut self, now: Time, batch: BatchId, to: DeviceIndex) {
+        let in_flight = self.in_flight.get_mut(&batch).expect("it is in flight");
+        (in_flight.device, in_flight.dispatched) = (to, now);
     }
 
     pub(crate) fn assert_counts(&self, scheduler: &Scheduler) {

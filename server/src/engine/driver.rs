@@ -76,6 +76,8 @@ enum Event {
     Cancelled,
     Reported(Report),
     DeadlinePassed,
+    /// Nobody can submit any more.
+    Closed,
     /// Nobody can submit any more and nothing is under way.
     Finished,
 }
@@ -138,7 +140,8 @@ impl Driver {
             () = self.cancellations.changed.notified() => Event::Cancelled,
             submitted = self.inbox.recv(), if !self.inbox.is_closed() || idle => match submitted {
                 Some(request) => Event::Submitted(request),
-                None => Event::Finished,
+                None if idle => Event::Finished,
+                None => Event::Closed,
             },
             () = sleep_until(wake), if wake.is_some() => Event::DeadlinePassed,
         }
@@ -148,7 +151,7 @@ impl Driver {
         match event {
             Event::Submitted(request) => self.enqueue(request, now),
             Event::Reported(report) => self.hear(report, now),
-            Event::Cancelled | Event::DeadlinePassed | Event::Finished => {}
+            Event::Cancelled | Event::DeadlinePassed | Event::Closed | Event::Finished => {}
         }
         // Whatever happened: who has left by now is in no batch that is put together now.
         self.cancel();
@@ -214,32 +217,35 @@ impl Driver {
             Report::Lost(device, batches) => {
                 self.scheduler.set_up(device, false);
                 let waiting = self.executors.lost(device, batches.len());
-                self.metrics.moved.increment(batches.len() as u64);
                 // All to one device: what was bound to the lost one stays together there.
                 let to = self.scheduler.first_free(now);
                 for job in batches.into_iter().chain(waiting) {
-                    self.relocate(job, to);
+                    self.relocate(job, to, now);
                 }
             }
             Report::Returned(device, job) => {
                 let failed = self.executors.took_back(device);
                 self.stop(failed);
-                let bound = job.members.iter().find_map(|request| self.scheduler.bound_to(request.id));
-                let to = bound.filter(|bound| *bound != device).or_else(|| self.scheduler.first_free(now));
-                self.relocate(job, to);
+                let bound = |request: &Arc<Request>| {
+                    let to = self.scheduler.bound_to(request.id);
+                    to.filter(|to| *to != device && self.scheduler.is_up(*to))
+                };
+                let to = job.members.iter().find_map(bound).or_else(|| self.scheduler.first_free(now));
+                self.relocate(job, to, now);
             }
             Report::Rebuilt(device) => self.scheduler.set_up(device, true),
         }
     }
 
     /// Gives a batch of a lost device to another one.
-    fn relocate(&mut self, job: BatchJob, to: Option<DeviceIndex>) {
+    fn relocate(&mut self, job: BatchJob, to: Option<DeviceIndex>, now: Time) {
         let Some(device) = to else {
             self.abandon(job, EngineError::DeviceLost);
             return;
         };
-        self.scheduler.reassign(job.batch, device);
-        let failed = self.executors.give(device, BatchJob { moved: true, ..job });
+        self.scheduler.reassign(now, job.batch, device);
+        self.metrics.moved.increment(1);
+        let failed = self.executors.give(device, job);
         self.stop(failed);
     }
 

@@ -31,7 +31,7 @@ impl Fixture {
 }
 
 /// A query whose first token is `query`, its documents' those that follow, then comparisons with `rows` rows each.
-fn late(query: u32, documents: u32, rows: &[usize]) -> Vec<Sequence> {
+pub(super) fn late(query: u32, documents: u32, rows: &[usize]) -> Vec<Sequence> {
     let vectors: Arc<QueryVectors> = Arc::default();
     let document = |id| Sequence::single(vec![id, 7, 7, 7], Role::Document(Arc::clone(&vectors)));
     let compared = |rows: &usize| {
@@ -183,6 +183,10 @@ async fn both_devices_finish_what_they_took_after_the_last_handle_is_gone() {
     let fixture = Fixture::with_devices(2, true, 1, 500);
     let answers =
         [fixture.submit(&[1], 60_000).await, fixture.submit(&[2], 60_000).await, fixture.submit(&[3], 60_000).await];
+    // The driver waits for more while both compute.
+    let sees = |device: usize| move |all: &Fixture| !all.seen_on(device).is_empty();
+    fixture.until("the first has a batch", sees(0)).await;
+    fixture.until("the second has a batch", sees(1)).await;
     let Fixture { engine, gates, .. } = fixture;
     drop(engine);
     for gate in gates.iter().cycle().take(6) {
