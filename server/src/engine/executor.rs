@@ -102,6 +102,7 @@ pub(super) fn start(backends: Backends, parts: ExecutorParts) -> std::io::Result
         up: true,
         submitted: VecDeque::new(),
         retries: VecDeque::new(),
+        held: None,
         open: HashMap::new(),
     };
     thread::Builder::new().name(name).spawn(move || executor.run())
@@ -137,8 +138,10 @@ struct Executor {
     up: bool,
     /// Submitted and not collected, in order.
     submitted: VecDeque<(BatchJob, Ticket)>,
-    /// Before anything new: halves of failed batches, then one that its backend had no room for.
+    /// Parts of failed batches, in order of dispatch; before anything new.
     retries: VecDeque<BatchJob>,
+    /// A new batch that its backend had no room for.
+    held: Option<BatchJob>,
     open: HashMap<BatchId, Open>,
     /// When the device last became free: a batch's time does not count the wait behind another.
     free_since: Time,
@@ -151,26 +154,36 @@ impl Executor {
                 Next::Submit(job) => self.submit(job),
                 Next::Collect(job, ticket) => {
                     let result = self.guarded(job.packed.lane(), |backend| backend.collect(ticket));
-                    self.settle(job, result);
+                    let spent = self.spent();
+                    self.settle(job, result, spent);
                 }
             }
         }
     }
 
+    /// How long the device has been at what it is done with now.
+    fn spent(&mut self) -> Duration {
+        let now = self.parts.clock.now();
+        now.since(std::mem::replace(&mut self.free_since, now))
+    }
+
     /// What to do next; waits for something to do. `None` once the driver has gone and nothing is left.
     fn next(&mut self) -> Option<Next> {
-        if self.submitted.is_empty() {
-            return self.retries.pop_front().or_else(|| self.receive(Wait::ForBatch)).map(Next::Submit);
+        // Parts are tried one at a time and in order, so that none is tried before what it needs is there or has failed.
+        if !self.retries.is_empty() || self.submitted.is_empty() {
+            let collect = self.submitted.pop_front().map(|(job, ticket)| Next::Collect(job, ticket));
+            let again = |executor: &mut Self| executor.retries.pop_front().or_else(|| executor.held.take());
+            return collect.or_else(|| again(self).or_else(|| self.receive(Wait::ForBatch)).map(Next::Submit));
         }
         let mut is_ready = false;
         while self.submitted.len() < self.parts.in_flight_max && !is_ready {
             is_ready = self.is_ready();
             let wait = if is_ready { Wait::Not } else { Wait::Shortly };
-            let Some(job) = self.retries.pop_front().or_else(|| self.receive(wait)) else { continue };
+            let Some(job) = self.held.take().or_else(|| self.receive(wait)) else { continue };
             if self.has_room(job.packed.lane()) {
                 return Some(Next::Submit(job));
             }
-            self.retries.push_front(job);
+            self.held = Some(job);
             break;
         }
         self.submitted.pop_front().map(|(job, ticket)| Next::Collect(job, ticket))
@@ -214,7 +227,11 @@ impl Executor {
         let packed = Arc::clone(&job.packed);
         match self.guarded(packed.lane(), |backend| backend.submit(packed)) {
             Ok(ticket) => self.submitted.push_back((job, ticket)),
-            Err(error) => self.settle(job, Err(error)),
+            Err(error) => {
+                // What is computed meanwhile is not this batch.
+                let spent = if self.submitted.is_empty() { self.spent() } else { Duration::ZERO };
+                self.settle(job, Err(error), spent);
+            }
         }
     }
 
@@ -227,10 +244,7 @@ impl Executor {
     }
 
     /// Accounts for a batch that came back, with whatever came back.
-    fn settle(&mut self, job: BatchJob, result: Result<BatchOutput, BackendError>) {
-        let now = self.parts.clock.now();
-        let spent = now.since(self.free_since);
-        self.free_since = now;
+    fn settle(&mut self, job: BatchJob, result: Result<BatchOutput, BackendError>, spent: Duration) {
         let result = result.and_then(|output| {
             let (expected, got) = (job.packed.len(), output.len());
             if got == expected {
@@ -315,14 +329,13 @@ impl Executor {
             let BatchJob { batch, packed, mut members, moved, .. } = job;
             let (first, second) = packed.halves();
             let rest = members.split_off(first.len());
-            // Depth first, so that parts are tried in order of units: a query's comes before those of its documents.
             let part = |packed, members| BatchJob { batch, packed: Arc::new(packed), members, last_try: false, moved };
-            self.retries.push_front(part(second, rest));
-            self.retries.push_front(part(first, members));
+            self.retry(part(second, rest));
+            self.retry(part(first, members));
             return 2;
         }
         if retry && !job.last_try {
-            self.retries.push_front(BatchJob { last_try: true, ..job });
+            self.retry(BatchJob { last_try: true, ..job });
             return 1;
         }
         match error {
@@ -330,6 +343,13 @@ impl Executor {
             _ => fail_all(job.members, EngineError::Failed),
         }
         0
+    }
+
+    /// Tries a part again: after the batches before its own, and depth first within that, so that a query's part comes
+    /// before those of its documents.
+    fn retry(&mut self, part: BatchJob) {
+        let place = self.retries.partition_point(|other| other.batch < part.batch);
+        self.retries.insert(place, part);
     }
 }
 

@@ -407,9 +407,10 @@ async fn out_of_memory_is_split_until_it_fits() {
 async fn a_lost_device_comes_back() {
     let fixture = Fixture::start(false, 1);
     let mut devices_up = fixture.engine.devices_up();
-    devices_up.mark_unchanged();
+    fixture.shared.stays_lost.store(true, Ordering::SeqCst);
     assert_eq!(finish(fixture.submit(&[LOSES_DEVICE, 2], 10_000).await).await, Err(EngineError::DeviceLost));
     devices_up.wait_for(|up| *up == 0).await.expect("the engine lives");
+    fixture.shared.stays_lost.store(false, Ordering::SeqCst);
     devices_up.wait_for(|up| *up == 1).await.expect("the engine lives");
     assert_eq!(finish(fixture.submit(&[3], 10_000).await).await, Ok(vec![3.0]));
     fixture.drained().await;

@@ -106,11 +106,14 @@ impl Executor {
         for (job, ticket) in std::mem::take(&mut self.submitted) {
             // Another model's batch may have been spared.
             match self.guarded(job.packed.lane(), |backend| backend.collect(ticket)) {
-                Ok(output) => self.settle(job, Ok(output)),
+                Ok(output) => {
+                    let spent = self.spent();
+                    self.settle(job, Ok(output), spent);
+                }
                 Err(_) => parts.push(job),
             }
         }
-        parts.extend(self.retries.drain(..));
+        parts.extend(self.retries.drain(..).chain(self.held.take()));
         let (failed, moved): (Vec<Left>, Vec<Left>) = together(parts).into_iter().partition(|left| left.moved);
         for left in failed.iter().chain(&moved) {
             self.open.remove(&left.batch);

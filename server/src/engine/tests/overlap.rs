@@ -36,6 +36,26 @@ async fn seen(fixture: &Fixture, ids: &[u32]) {
     unreachable!("{:?} instead of {ids:?}", fixture.seen);
 }
 
+/// A batch that is in flight behind a failing one may need what that has not computed: its parts wait for those.
+#[tokio::test]
+async fn what_follows_a_failing_batch_is_tried_behind_all_of_it() {
+    let fixture = Fixture::start(true, 2);
+    let holding = [fixture.submit(&[1], PATIENCE_MS).await, fixture.submit(&[2], PATIENCE_MS).await];
+    seen(&fixture, &[1, 2]).await;
+    let poisoned = fixture.submit(&[FAILS], PATIENCE_MS).await;
+    // Behind the one that fails: the query, documents in its batch, and more of them in those that follow.
+    let asking = fixture.submit_sequences(Operation::CrossEncode, devices::late(100, 25, &[]), PATIENCE_MS).await;
+    for _ in 0..100 {
+        fixture.gate.send(()).expect("the probe lives");
+    }
+    for (answer, expected) in holding.into_iter().zip([1.0, 2.0]) {
+        assert_eq!(finish(answer).await, Ok(vec![expected]));
+    }
+    assert_eq!(finish(poisoned).await, Err(EngineError::Failed));
+    assert_eq!(finish(asking).await, Ok((100..=125).map(|id| id as f32).collect()));
+    fixture.drained().await;
+}
+
 /// Computes nothing, and counts what is in flight.
 struct Narrow {
     in_flight_batches_max: u32,
