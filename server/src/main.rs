@@ -28,6 +28,9 @@ use sluice_service::{
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
+/// How long an end waits for what still holds a thread: the engine waits 2 s itself.
+const DEVICES_END_MAX: Duration = Duration::from_millis(2_500);
+const LOADING_END_MAX: Duration = Duration::from_millis(100);
 /// Width of the quickstart's table.
 const TABLE_COLUMNS: usize = 100;
 /// Printed below it.
@@ -109,16 +112,19 @@ fn run(mut config: ServerConfig, flags: &Flags) -> anyhow::Result<()> {
     init_logs(config.log.format, &config.log.filter, on_terminal)?;
     let machine = machine(on_terminal);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("sluice-network").build()?;
+    let mut serving = None;
     let result = runtime.block_on(async {
         if flags.exit {
             // Nobody balances to it: nobody needs time to notice that it stops.
             config.drain.grace = Duration::ZERO;
         }
         let server = Server::bind(config, machine).await?;
+        serving = Some(server.serving());
         if flags.quickstart { serve_and_show(server, flags.exit).await } else { serve(server).await }
     });
-    // Model loading may still hold a thread; nothing on it is worth waiting for.
-    runtime.shutdown_timeout(Duration::from_millis(100));
+    // A model that is being loaded is not worth waiting for. Devices are: they are given back while the runtime ends.
+    let loaded = serving.is_some_and(|serving| *serving.borrow());
+    runtime.shutdown_timeout(if loaded { DEVICES_END_MAX } else { LOADING_END_MAX });
     result
 }
 

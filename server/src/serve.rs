@@ -1,6 +1,6 @@
 //! A server's life: bind, load, warm up, serve, drain.
 
-use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, sync::Arc};
 
 use sluice_core::{Lane, cost::CostModel};
 use sluice_inference::{CudaError, HubSettings, LoadError, ModelError, Progress, SourceError};
@@ -46,8 +46,6 @@ pub const SERVICES: [&str; 4] = [
 const QUEUED_UNITS_MAX: usize = 4_000_000;
 /// Requests looked at whose next unit does not fit a batch any more.
 const LOOK_AHEAD_REQUESTS_MAX: usize = 64;
-/// How long a server that ends waits for its devices.
-const EXECUTORS_END_MAX: Duration = Duration::from_millis(2_500);
 
 /// What a server needs from the machine it runs on; `main` reads it once.
 #[derive(Clone)]
@@ -258,19 +256,7 @@ impl Server {
                 tracing::warn!(path = %path.display(), %error, "costs were not written");
             }
         }
-        ended(app).await;
         ending
-    }
-}
-
-/// Waits for the threads that own the devices: they go with the last handle of the engine, and a process that ended
-/// before would take the driver of a device away under them. Who is busy for longer is left to itself.
-async fn ended(app: App) {
-    let Ok(mut executors) = app.warm().map(|warm| warm.engine.devices_up()) else { return };
-    drop(app);
-    let all = async { while executors.changed().await.is_ok() {} };
-    if tokio::time::timeout(EXECUTORS_END_MAX, all).await.is_err() {
-        tracing::warn!("a device is busy still");
     }
 }
 
