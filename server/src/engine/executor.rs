@@ -5,7 +5,7 @@
 //! there when the device has done the one before.
 //! A batch that fails is split in two and tried again until the units that cannot be computed stand
 //! alone. Each of those is tried once more, since what failed may have passed; then it fails its own
-//! request, and no other.
+//! request, and no other. Parts are tried one at a time, before all that was dispatched after them.
 //!
 //! One that loses its device gives what is under way there back to the driver, if there are other devices,
 //! and goes on once it has rebuilt its own. A batch is given away once: who loses a second device has no third.
@@ -169,14 +169,13 @@ impl Executor {
 
     /// What to do next; waits for something to do. `None` once the driver has gone and nothing is left.
     fn next(&mut self) -> Option<Next> {
-        // Parts are tried one at a time and in order, so that none is tried before what it needs is there or has failed.
-        if !self.retries.is_empty() || self.submitted.is_empty() {
-            let collect = self.submitted.pop_front().map(|(job, ticket)| Next::Collect(job, ticket));
-            let again = |executor: &mut Self| executor.retries.pop_front().or_else(|| executor.held.take());
-            return collect.or_else(|| again(self).or_else(|| self.receive(Wait::ForBatch)).map(Next::Submit));
+        if self.submitted.is_empty() {
+            let kept = self.retries.pop_front().or_else(|| self.held.take());
+            return kept.or_else(|| self.receive(Wait::ForBatch)).map(Next::Submit);
         }
         let mut is_ready = false;
-        while self.submitted.len() < self.parts.in_flight_max && !is_ready {
+        // Parts are tried with nothing else in flight, so that none is tried before what it needs is there or has failed.
+        while self.retries.is_empty() && self.submitted.len() < self.parts.in_flight_max && !is_ready {
             is_ready = self.is_ready();
             let wait = if is_ready { Wait::Not } else { Wait::Shortly };
             let Some(job) = self.held.take().or_else(|| self.receive(wait)) else { continue };

@@ -50,6 +50,7 @@ const LOSES_DEVICE: u32 = 1_000_003;
 const FILLS_MEMORY: u32 = 1_000_004;
 const MISCOUNTS: u32 = 1_000_005;
 const LOSES_DEVICE_ONCE: u32 = 1_000_006;
+const IS_REFUSED: u32 = 1_000_007;
 
 impl Backend for Probe {
     fn limits(&self) -> BackendLimits {
@@ -60,6 +61,9 @@ impl Backend for Probe {
     fn submit(&mut self, batch: Arc<PackedBatch>) -> Result<Ticket, BackendError> {
         let first_ids = batch.ranges().map(|range| batch.input_ids()[range.start]);
         self.seen.lock().expect("no panic").extend(first_ids);
+        if batch.input_ids().contains(&IS_REFUSED) {
+            return Err(BackendError::Failed("told to".to_owned()));
+        }
         let under_way: Vec<Role> =
             self.submitted.iter().chain([&batch]).flat_map(|batch| batch.roles()).cloned().collect();
         let is_here = |query: &Arc<QueryVectors>| {
@@ -259,6 +263,18 @@ async fn submit_to(
     engine.submit(Submission { lane, sequences, permit }).await.expect("running")
 }
 
+/// A query whose first token is `query`, its documents' those that follow, then comparisons with `rows` rows each.
+fn late(query: u32, documents: u32, rows: &[usize]) -> Vec<Sequence> {
+    let vectors: Arc<QueryVectors> = Arc::default();
+    let document = |id| Sequence::single(vec![id, 7, 7, 7], Role::Document(Arc::clone(&vectors)));
+    let compared = |rows: &usize| {
+        let document = Arc::new(Rows(vec![1.0; *rows]));
+        Sequence::compared(Comparison { query: Arc::clone(&vectors), document, cost: 1 })
+    };
+    let first = Sequence::single(vec![query, 7, 7, 7], Role::Query(Arc::clone(&vectors)));
+    [first].into_iter().chain((1..=documents).map(|at| document(query + at))).chain(rows.iter().map(compared)).collect()
+}
+
 /// All scores in unit order, or the failure.
 async fn finish(mut answer: Answer) -> Result<Vec<f32>, EngineError> {
     let mut results = Vec::new();
@@ -346,10 +362,7 @@ async fn a_failing_batch_is_tried_again_in_order_of_units() {
     let first = fixture.submit(&[1], 10_000).await;
     let neighbour = fixture.submit(&[2], 10_000).await;
     let poisoned = fixture.submit(&[FAILS], 10_000).await;
-    let query: Arc<QueryVectors> = Arc::default();
-    let mut sequences = vec![Sequence::single(vec![3; 4], Role::Query(Arc::clone(&query)))];
-    sequences.extend((4..7).map(|id| Sequence::single(vec![id; 4], Role::Document(Arc::clone(&query)))));
-    let asking = fixture.submit_sequences(Operation::CrossEncode, sequences, 10_000).await;
+    let asking = fixture.submit_sequences(Operation::CrossEncode, late(3, 3, &[]), 10_000).await;
     for _ in 0..50 {
         fixture.gate.send(()).expect("the probe waits");
     }

@@ -30,18 +30,6 @@ impl Fixture {
     }
 }
 
-/// A query whose first token is `query`, its documents' those that follow, then comparisons with `rows` rows each.
-pub(super) fn late(query: u32, documents: u32, rows: &[usize]) -> Vec<Sequence> {
-    let vectors: Arc<QueryVectors> = Arc::default();
-    let document = |id| Sequence::single(vec![id, 7, 7, 7], Role::Document(Arc::clone(&vectors)));
-    let compared = |rows: &usize| {
-        let document = Arc::new(Rows(vec![1.0; *rows]));
-        Sequence::compared(Comparison { query: Arc::clone(&vectors), document, cost: 1 })
-    };
-    let first = Sequence::single(vec![query, 7, 7, 7], Role::Query(Arc::clone(&vectors)));
-    [first].into_iter().chain((1..=documents).map(|at| document(query + at))).chain(rows.iter().map(compared)).collect()
-}
-
 fn scores(query: u32, documents: u32, rows: &[usize]) -> Vec<f32> {
     (query..=query + documents).map(|id| id as f32).chain(rows.iter().map(|rows| *rows as f32)).collect()
 }

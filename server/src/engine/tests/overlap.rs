@@ -44,7 +44,7 @@ async fn what_follows_a_failing_batch_is_tried_behind_all_of_it() {
     seen(&fixture, &[1, 2]).await;
     let poisoned = fixture.submit(&[FAILS], PATIENCE_MS).await;
     // Behind the one that fails: the query, documents in its batch, and more of them in those that follow.
-    let asking = fixture.submit_sequences(Operation::CrossEncode, devices::late(100, 25, &[]), PATIENCE_MS).await;
+    let asking = fixture.submit_sequences(Operation::CrossEncode, late(100, 25, &[]), PATIENCE_MS).await;
     for _ in 0..100 {
         fixture.gate.send(()).expect("the probe lives");
     }
@@ -54,6 +54,23 @@ async fn what_follows_a_failing_batch_is_tried_behind_all_of_it() {
     assert_eq!(finish(poisoned).await, Err(EngineError::Failed));
     assert_eq!(finish(asking).await, Ok((100..=125).map(|id| id as f32).collect()));
     fixture.drained().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_refused_takes_no_time_from_the_one_before() {
+    const COMPUTES: Duration = Duration::from_millis(100);
+    let fixture = Fixture::start(true, 2);
+    let mut first = fixture.submit(&[1], PATIENCE_MS).await;
+    seen(&fixture, &[1]).await;
+    tokio::time::sleep(COMPUTES).await;
+    let refused = fixture.submit(&[IS_REFUSED], PATIENCE_MS).await;
+    seen(&fixture, &[1, IS_REFUSED]).await;
+    fixture.gate.send(()).expect("the probe lives");
+    while first.next().await.expect("it is computed") != Progress::Done {}
+    let (_, compute) = first.times();
+    assert!(compute >= COMPUTES, "{compute:?}");
+    assert_eq!(finish(refused).await, Err(EngineError::Failed));
+    assert_eq!(*fixture.seen.lock().expect("no panic"), [1, IS_REFUSED, IS_REFUSED], "it is tried once more");
 }
 
 /// Computes nothing, and counts what is in flight.
